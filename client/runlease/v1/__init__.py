@@ -1,0 +1,1 @@
+"""Generated code of the contract in `proto/runlease/v1`; written by `make proto`."""
