@@ -1,0 +1,245 @@
+"""Settings of a coordinator: flags win over `RUNLEASE_*`, which win over defaults; all checked at start."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+#: Bytes of a Unix socket's path without the closing NUL: `sun_path` is 108 on Linux, 104 on macOS and BSD.
+MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
+
+MIN_MAX_TTL_S = 5.0
+MAX_MAX_TTL_S = 3600.0
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
+
+_STORE_REMEDY = "give --store embedded, redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
+
+
+class StartupError(RuntimeError):
+    """A coordinator that cannot start; the message holds the remedy."""
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """Return `$RUNLEASE_DATA_DIR`, else `$XDG_DATA_HOME/runlease`, else `~/.local/share/runlease`."""
+    if given := environ.get("RUNLEASE_DATA_DIR"):
+        return Path(given).expanduser()
+    # The XDG specification says that a relative path is to be ignored.
+    if (base := environ.get("XDG_DATA_HOME", "")).startswith("/"):
+        return Path(base) / "runlease"
+    home = environ.get("HOME")
+    return (Path(home) if home else Path.home()) / ".local" / "share" / "runlease"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What one coordinator runs with.
+
+    Raises:
+        StartupError: A value is impossible; the message names the flag and the remedy.
+    """
+
+    listen: str = "127.0.0.1:7373"
+    """Address of the gRPC server: `HOST:PORT` (port 0 takes a free one) or `unix:/PATH`."""
+
+    store: str = field(default="embedded", repr=False)
+    """`embedded`, or a `redis://`, `rediss://` or `unix://` URL. Not in the repr: it may hold a password."""
+
+    data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
+    """Directory of the embedded store; one coordinator at a time."""
+
+    max_ttl_s: float = 60.0
+    """Longest ttl that a client may ask for, in seconds, 5 to 3600."""
+
+    lock_delay_s: float = 5.0
+    """Seconds that a run stays closed after an unclean end, 0 to `max_ttl_s`."""
+
+    server_binary: str | None = None
+    """Server of the embedded store: a path, or a name on PATH. None searches for one."""
+
+    data_nodes: int = 1
+    """Data nodes a shard of the store has, replicas included."""
+
+    drain_s: float = 10.0
+    """Seconds that open calls get to end after SIGTERM."""
+
+    log_level: str = "info"
+    """`debug`, `info`, `warning` or `error`."""
+
+    log_format: Literal["text", "json"] = "text"
+    """`text` for people, `json` for one object a line."""
+
+    def __post_init__(self) -> None:
+        """Check every field, each with its own message."""
+        _check_listen(self.listen)
+        _check_store(self.store)
+        self._check_timings()
+        if self.data_nodes < 1:
+            raise StartupError(f"--data-nodes is {self.data_nodes}: a store has at least 1 node")
+        if self.data_nodes > 1 and self.store == "embedded":
+            raise StartupError(
+                f"--data-nodes is {self.data_nodes}, but the embedded store is one node: "
+                "leave --data-nodes out, or give --store the URL of a replicated store"
+            )
+        if self.log_level not in LOG_LEVELS:
+            raise StartupError(f"--log-level is {self.log_level!r}: give one of {', '.join(LOG_LEVELS)}")
+        if self.log_format not in LOG_FORMATS:
+            raise StartupError(f"--log-format is {self.log_format!r}: give one of {', '.join(LOG_FORMATS)}")
+
+    def _check_timings(self) -> None:
+        # Written as `not low <= x <= high`, so that NaN fails too.
+        if not MIN_MAX_TTL_S <= self.max_ttl_s <= MAX_MAX_TTL_S:
+            raise StartupError(
+                f"--max-ttl is {self.max_ttl_s:g} s: give {MIN_MAX_TTL_S:g} to {MAX_MAX_TTL_S:g} seconds"
+            )
+        if not self.lock_delay_s >= 0:
+            raise StartupError(f"--lock-delay is {self.lock_delay_s:g} s: give 0 or more seconds")
+        if self.lock_delay_s > self.max_ttl_s:
+            raise StartupError(
+                f"--lock-delay is {self.lock_delay_s:g} s, more than --max-ttl {self.max_ttl_s:g} s: "
+                "lower the one or raise the other"
+            )
+        if not (self.drain_s >= 0 and math.isfinite(self.drain_s)):
+            raise StartupError(f"the drain time is {self.drain_s:g} s: give 0 or more seconds")
+
+
+def settings_from_env(environ: Mapping[str, str], **overrides: Any) -> Settings:
+    """Build the settings from the environment; the only function that reads `RUNLEASE_*`.
+
+    Args:
+        environ: Environment variables; empty ones count as unset.
+        **overrides: Fields of `Settings` by name, as given by flags; None means not given.
+
+    Raises:
+        StartupError: A value cannot be read or is impossible.
+        TypeError: An override names no field.
+    """
+    known = {each.name for each in fields(Settings)}
+    if unknown := sorted(overrides.keys() - known):
+        raise TypeError(f"no such setting: {', '.join(unknown)}")
+    values: dict[str, Any] = {"data_dir": default_data_dir(environ)}
+    for name, (variable, parse) in _VARIABLES.items():
+        if text := environ.get(variable, "").strip():
+            values[name] = parse(variable, text)
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    values["data_dir"] = Path(values["data_dir"]).expanduser()
+    return Settings(**values)
+
+
+def redact_url(url: str) -> str:
+    """Return `url` without its password, fit for messages and logs.
+
+    Everything up to the LAST `@` counts as credentials, since passwords with `/` or `@` in them are
+    often given unquoted and would leak from a stricter reading.
+    """
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)(://)", url)
+    scheme, separator = match.groups() if match else ("", "")
+    rest = url[len(scheme + separator) :]
+    if "@" in rest:
+        credentials, _, rest = rest.rpartition("@")
+        user, colon, _ = credentials.partition(":")
+        rest = f"{user}:***@{rest}" if colon and separator else f"***@{rest}"
+    rest = re.sub(r"(?i)([?&][^=&]*(?:password|passwd|secret|token)[^=&]*=)[^&#]*", r"\1***", rest)
+    return f"{scheme}{separator}{rest}"
+
+
+def _text(variable: str, text: str) -> str:
+    return text
+
+
+def _lower(variable: str, text: str) -> str:
+    return text.lower()
+
+
+def _seconds(variable: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise StartupError(f"{variable}={text!r} is no number: give seconds, as in {variable}=30") from None
+
+
+def _count(variable: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise StartupError(f"{variable}={text!r} is no whole number: give one, as in {variable}=3") from None
+
+
+_VARIABLES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
+    "listen": ("RUNLEASE_LISTEN", _text),
+    "store": ("RUNLEASE_STORE", _text),
+    "max_ttl_s": ("RUNLEASE_MAX_TTL", _seconds),
+    "lock_delay_s": ("RUNLEASE_LOCK_DELAY", _seconds),
+    "server_binary": ("RUNLEASE_SERVER_BINARY", _text),
+    "data_nodes": ("RUNLEASE_DATA_NODES", _count),
+    "log_level": ("RUNLEASE_LOG_LEVEL", _lower),
+    "log_format": ("RUNLEASE_LOG_FORMAT", _lower),
+}
+
+
+def _check_listen(listen: str) -> None:
+    if listen.startswith("unix:"):
+        _check_socket_path(listen.removeprefix("unix:").removeprefix("//"), f"--listen {listen}")
+        return
+    host, colon, port = listen.rpartition(":")
+    if not colon or not host:
+        raise StartupError(f"--listen {listen!r} is no HOST:PORT: give one, as in --listen 127.0.0.1:7373")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise StartupError(
+            f"--listen {listen!r}: write an IPv6 address in brackets, as in --listen [::1]:7373"
+        )
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise StartupError(f"--listen {listen!r}: the port {port!r} is no number from 0 to 65535")
+
+
+def _check_socket_path(path: str, origin: str) -> None:
+    if not path.startswith("/"):
+        raise StartupError(f"{origin}: a socket needs an absolute path, as in unix:/run/runlease.sock")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise StartupError(
+            f"{origin}: the socket path has {len(os.fsencode(path))} bytes, "
+            f"the system takes {MAX_SOCKET_PATH_BYTES}: give a shorter one"
+        )
+
+
+def _check_store(store: str) -> None:
+    if store == "embedded":
+        return
+    origin = f"--store {redact_url(store)}"
+    try:
+        url = urlsplit(store)
+        port = url.port  # parsed on access: a bad one raises here
+    except ValueError:
+        # Its text may quote the URL's credentials, so it is neither shown nor chained.
+        raise StartupError(
+            f"{origin}: the host or port cannot be read (quote special characters of a password, "
+            f"as in %2F for a slash): {_STORE_REMEDY}"
+        ) from None
+    if url.fragment:
+        raise StartupError(f"{origin}: a store has no part after '#'; in a password, write it as %23")
+    if url.scheme in ("redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster"):
+        raise StartupError(f"{origin}: {url.scheme} is not supported yet by this version: {_STORE_REMEDY}")
+    if url.scheme == "unix":
+        _check_socket_path(unquote(url.path), origin)
+    elif url.scheme in ("redis", "rediss"):
+        if not url.hostname:
+            raise StartupError(f"{origin}: the host is missing: give {url.scheme}://HOST:PORT")
+        if port == 0:
+            raise StartupError(f"{origin}: no server listens on port 0: give {url.scheme}://HOST:PORT")
+    else:
+        raise StartupError(f"{origin} is no store that is known here: {_STORE_REMEDY}")
+    _check_database(url, origin)
+
+
+def _check_database(url: SplitResult, origin: str) -> None:
+    named = dict(parse_qsl(url.query)).get("db") or ("" if url.scheme == "unix" else url.path.strip("/"))
+    if named and not (named.isascii() and named.isdigit()):
+        raise StartupError(f"{origin}: the database {named!r} is no number: leave it out, or end in /0")
