@@ -41,7 +41,7 @@ def generate(into: Path) -> list[Path]:
     (into / PACKAGE).mkdir(parents=True, exist_ok=True)
     options = [f"--{name}={into}" for name in ("python_out", "pyi_out", "grpc_python_out", "mypy_grpc_out")]
     plugin = f"--plugin=protoc-gen-mypy_grpc={python.parent / 'protoc-gen-mypy_grpc'}"
-    command = [python, "-m", "grpc_tools.protoc", f"--proto_path={PROTO}", plugin, *options, *protos]
+    command = [str(python), "-m", "grpc_tools.protoc", f"--proto_path={PROTO}", plugin, *options, *protos]
     subprocess.run(command, check=True)
     return sorted((into / PACKAGE).glob("*_pb2*"))
 

@@ -1,0 +1,6 @@
+"""`python -m runlease`: the command line."""
+
+from runlease.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Channels to the coordinator, and calls over them that end as our exceptions."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import grpc
+import tenacity
+
+from runlease.exceptions import CoordinatorUnavailable, InvalidArgument
+from runlease.settings import DEFAULT_COORDINATOR, read_environment
+from runlease.status import error_from
+
+_Response = TypeVar("_Response")
+
+#: One attempt of a call: above a slow fsync, below a renewal's period at the shortest ttl times three.
+CALL_TIMEOUT_S = 5.0
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.enable_retries", 0),  # tenacity retries, where a repetition is right
+    ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection, and its blockages
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+)
+
+
+def coordinator_address(given: str | None) -> str:
+    """Return the coordinator's address: the argument, `RUNLEASE_COORDINATOR`, or localhost:7373."""
+    return given or read_environment().coordinator or DEFAULT_COORDINATOR
+
+
+def open_channel(address: str) -> grpc.Channel:
+    """Return a channel of its own connection to one of the addresses.
+
+    Args:
+        address: ``HOST:PORT``, several with commas, ``unix:/PATH``, or a gRPC target with ``//``.
+
+    Raises:
+        InvalidArgument: not an address.
+        CoordinatorUnavailable: of several hosts none can be resolved.
+    """
+    options = [*_OPTIONS, ("grpc.enable_http_proxy", int(read_environment().proxy))]
+    return grpc.insecure_channel(_target(address), options=options)
+
+
+def credentials(token: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that carries the token, if there is one."""
+    token = token or read_environment().token
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+def _target(address: str) -> str:
+    if "//" in address or address.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
+        return address
+    addresses = [part.strip() for part in address.split(",")]
+    for part in addresses:
+        host, _, port = part.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise InvalidArgument(f"{part!r} is no coordinator address: give HOST:PORT", field="coordinator")
+    return addresses[0] if len(addresses) == 1 else _addresses_target(addresses)
+
+
+def _addresses_target(addresses: Sequence[str]) -> str:
+    # gRPC takes a list of addresses only as numbers of one family.
+    found: dict[socket.AddressFamily, list[str]] = {socket.AF_INET: [], socket.AF_INET6: []}
+    for part in addresses:
+        host, _, port = part.rpartition(":")
+        try:
+            resolved = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        except OSError:
+            continue
+        for family, _, _, _, where in resolved:
+            if family in found:
+                number = ipaddress.ip_address(where[0])
+                found[family].append(f"[{number}]:{port}" if number.version == 6 else f"{number}:{port}")
+    for family, scheme in ((socket.AF_INET, "ipv4"), (socket.AF_INET6, "ipv6")):
+        if found[family]:
+            return f"{scheme}:" + ",".join(dict.fromkeys(found[family]))
+    raise CoordinatorUnavailable(f"none of the coordinators {', '.join(addresses)} can be resolved: check the names")
+
+
+class Caller:
+    """Makes unary calls: a deadline each, retries while the coordinator is away, our exceptions."""
+
+    def __init__(
+        self,
+        address: str,
+        metadata: Sequence[tuple[str, str]] = (),
+        *,
+        timeout_s: float = 10.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Take the address to name in errors, metadata for every call, and how long to try in all, in seconds."""
+        self.address = address
+        self.metadata = tuple(metadata)
+        self.timeout_s = timeout_s
+        self._sleep = sleep
+
+    def once(self, method: Callable[..., _Response], request: Any, timeout_s: float = CALL_TIMEOUT_S) -> _Response:
+        """Make one attempt.
+
+        Raises:
+            RunleaseError: as `runlease.status` tells.
+        """
+        try:
+            return method(request, timeout=timeout_s, metadata=self.metadata)
+        except grpc.RpcError as error:
+            raise error_from(error, coordinator=self.address) from None
+
+    def __call__(self, method: Callable[..., _Response], request: Any) -> _Response:
+        """Call until it answers or the time is up; every call of the API can be repeated.
+
+        Raises:
+            RunleaseError: as `runlease.status` tells; CoordinatorUnavailable after the last attempt.
+        """
+        deadline = time.monotonic() + self.timeout_s
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(CoordinatorUnavailable),
+            stop=tenacity.stop_after_delay(self.timeout_s),
+            wait=_wait_for_coordinator,
+            sleep=lambda seconds: self._sleep(max(0.0, min(seconds, deadline - time.monotonic()))),
+            reraise=True,
+        )
+
+        def attempt() -> _Response:
+            left_s = deadline - time.monotonic()
+            return self.once(method, request, max(0.1, min(CALL_TIMEOUT_S, left_s)))
+
+        return retrying(attempt)
+
+
+_BACKOFF = tenacity.wait_random_exponential(multiplier=0.1, max=2.0)
+
+
+def _wait_for_coordinator(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    hint = getattr(error, "retry_after_s", 0.0)
+    return max(_BACKOFF(state), min(hint, 2.0))

@@ -1,0 +1,327 @@
+"""`Client`: the coordinator's calls as typed methods, for tools and for other SDK parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from runlease.channel import Caller, coordinator_address, credentials, open_channel
+from runlease.exceptions import InvalidArgument
+from runlease.history import History, history_of
+from runlease.holder import this_process
+from runlease.ids import canonical_id, check_project
+from runlease.records import (
+    OUTCOMES,
+    STATES,
+    Checkpoint,
+    ConfigChange,
+    RunRecord,
+    change_of,
+    checkpoint_of,
+    dump_json,
+    holder_message,
+    run_of,
+    state_name,
+    state_symbol,
+)
+from runlease.v1 import leases_pb2, leases_pb2_grpc, metrics_pb2, metrics_pb2_grpc, runs_pb2, runs_pb2_grpc
+
+RESUME_MODES = ("never", "allow", "must", "auto")
+_READ_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A granted lease; ``remaining_s`` counts from before the request was sent, ``previous_state`` is '' if new."""
+
+    fence: int
+    attempt: int
+    ttl_s: float
+    remaining_s: float
+    resumed: bool
+    previous_state: str
+    next_step: int
+    starting_step: int
+    checkpoint: Checkpoint | None
+    config_changes: tuple[ConfigChange, ...]
+    run: RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """An extended lease."""
+
+    remaining_s: float
+    reinstated: bool
+
+
+class Client:
+    """Calls of one coordinator. Thread-safe; a context manager that closes its connection.
+
+    Every method raises the exceptions of `runlease.exceptions`: InvalidArgument for a malformed value,
+    CoordinatorUnavailable where nobody answers within ``timeout_s``, and what its own line says.
+    """
+
+    def __init__(self, coordinator: str | None = None, token: str | None = None, *, timeout_s: float = 10.0) -> None:
+        """Connect lazily.
+
+        Args:
+            coordinator: ``HOST:PORT``, several with commas, or a gRPC target; default `RUNLEASE_COORDINATOR`, else
+                localhost:7373.
+            token: sent with every call; default `RUNLEASE_TOKEN`.
+            timeout_s: how long to try in all while the coordinator is away, in seconds.
+        """
+        self.coordinator = coordinator_address(coordinator)
+        self._channel = open_channel(self.coordinator)
+        self._call = Caller(self.coordinator, credentials(token), timeout_s=timeout_s)
+        self._leases = leases_pb2_grpc.LeaseServiceStub(self._channel)
+        self._runs = runs_pb2_grpc.RunServiceStub(self._channel)
+        self._metrics = metrics_pb2_grpc.MetricServiceStub(self._channel)
+
+    def __enter__(self) -> Client:
+        """Return the client."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def acquire(
+        self,
+        project: str,
+        id: str,
+        *,
+        nonce: str,
+        resume: str = "never",
+        ttl_s: float | None = None,
+        resume_step: int | None = None,
+        name: str | None = None,
+        notes: str | None = None,
+        tags: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> Grant:
+        """Acquire a run's lease, without renewing it; a retry with the same nonce returns the same grant.
+
+        Raises:
+            RunExists, LeaseHeld, RunNotFound, RunDeleted, RunIdCollision: as the resume mode says.
+            StaleFence: the nonce's attempt has ended.
+        """
+        if resume not in RESUME_MODES:
+            raise InvalidArgument(f"resume={resume!r}: one of {', '.join(RESUME_MODES)}", field="resume")
+        request = leases_pb2.AcquireRequest(
+            run=run_ref(project, id),
+            mode=f"RESUME_MODE_{resume.upper()}",
+            nonce=nonce,
+            ttl_ms=0 if ttl_s is None else milliseconds(ttl_s, "ttl"),
+            holder=holder_message(this_process()),
+            resume_step=resume_step,
+            name=name or "",
+            notes=notes,
+            tags=None if tags is None else runs_pb2.Tags(tags=tags),
+            config=dump_json(config or {}),
+        )
+        return grant_of(self._call(self._leases.Acquire, request).grant)
+
+    def renew(self, project: str, id: str, fence: int, *, held_by_own_clock: bool = False) -> Renewal:
+        """Extend a lease by its ttl.
+
+        Raises:
+            StaleFence: a newer fence was granted, or the attempt has ended.
+            RunDeleted: the run was deleted.
+        """
+        request = leases_pb2.RenewRequest(run=run_ref(project, id), fence=fence, held_by_own_clock=held_by_own_clock)
+        response = self._call(self._leases.Renew, request)
+        return Renewal(response.remaining_ms / 1000, response.reinstated)
+
+    def release(self, project: str, id: str, fence: int, outcome: str = "finished") -> str:
+        """End an attempt; returns the outcome as recorded. Idempotent.
+
+        Raises:
+            StaleFence: a newer fence was granted and this one's attempt was not released.
+        """
+        request = leases_pb2.ReleaseRequest(run=run_ref(project, id), fence=fence, outcome=outcome_symbol(outcome))
+        return state_name(self._call(self._leases.Release, request).outcome)
+
+    def get_run(self, project: str, id: str) -> RunRecord:
+        """Read a run with its attempts and checkpoints.
+
+        Raises:
+            RunNotFound: there is none.
+        """
+        return run_of(self._call(self._runs.GetRun, runs_pb2.GetRunRequest(run=run_ref(project, id))).run)
+
+    def list_runs(
+        self, project: str | None = None, *, states: Iterable[str] = (), tags: Iterable[str] = ()
+    ) -> Iterator[RunRecord]:
+        """Yield runs, most recently updated first within a project, without attempts and checkpoints.
+
+        Args:
+            project: None: all projects.
+            states: only runs in one of these states.
+            tags: only runs that have all of these tags.
+        """
+        if project is not None:
+            check_project(project)
+        token = ""
+        while True:
+            request = runs_pb2.ListRunsRequest(
+                project=project or "",
+                states=[_state_symbol(state) for state in states],
+                tags=tags,
+                page_size=500,
+                page_token=token,
+            )
+            response = self._call(self._runs.ListRuns, request)
+            yield from map(run_of, response.runs)
+            token = response.next_page_token
+            if not token:
+                return
+
+    def update_run(
+        self,
+        project: str,
+        id: str,
+        *,
+        fence: int = 0,
+        config: Mapping[str, Any] | None = None,
+        summary: Mapping[str, Any] | None = None,
+        notes: str | None = None,
+        tags: Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> RunRecord:
+        """Change what people say about a run; None leaves a field alone, config and summary merge by top-level key.
+
+        Raises:
+            RunNotFound, RunDeleted.
+            StaleFence: ``fence`` is given and no longer the run's.
+        """
+        request = runs_pb2.UpdateRunRequest(
+            run=run_ref(project, id),
+            fence=fence,
+            config=dump_json(config or {}),
+            summary=dump_json(summary or {}),
+            notes=notes,
+            name=name,
+            tags=None if tags is None else runs_pb2.Tags(tags=tags),
+        )
+        return run_of(self._call(self._runs.UpdateRun, request).run)
+
+    def delete_run(self, project: str, id: str, fence: int, *, reason: str = "") -> None:
+        """Delete a run as the caller saw it: with the fence that it had then. Idempotent.
+
+        Raises:
+            RunNotFound.
+            LeaseHeld: a live lease is held.
+            StaleFence: the run was granted since.
+        """
+        request = runs_pb2.DeleteRunRequest(run=run_ref(project, id), fence=fence, reason=reason)
+        self._call(self._runs.DeleteRun, request)
+
+    def history(
+        self,
+        project: str,
+        id: str,
+        keys: Iterable[str] | None = None,
+        min_step: int | None = None,
+        max_step: int | None = None,
+        max_points: int | None = None,
+        superseded: bool = False,
+        *,
+        writers: Iterable[str] | None = None,
+    ) -> History:
+        """Read a run's history; steps are inclusive.
+
+        Args:
+            project: the project.
+            id: the run's ID, in either form.
+            keys: None: all keys.
+            min_step: lowest step.
+            max_step: highest step.
+            max_points: at most so many points a series, by minimum and maximum of each bucket; None: raw.
+            superseded: also the points that later attempts replaced.
+            writers: None: the holder's, ``main``.
+
+        Raises:
+            RunNotFound: there is none.
+        """
+        request = metrics_pb2.HistoryRequest(
+            run=run_ref(project, id),
+            keys=keys or (),
+            writers=writers or (),
+            min_step=min_step,
+            max_step=max_step,
+            max_points=max_points or 0,
+            superseded=superseded,
+        )
+        return self._call(self._read_history, request)
+
+    def _read_history(
+        self, request: metrics_pb2.HistoryRequest, *, timeout: float, metadata: tuple[tuple[str, str], ...]
+    ) -> History:
+        # A long history takes longer than a call's deadline; a dead coordinator shows by keepalive.
+        del timeout
+        return history_of(self._metrics.History(request, timeout=_READ_TIMEOUT_S, metadata=metadata))
+
+
+def run_ref(project: str, id: str) -> runs_pb2.RunRef:
+    """Check a run's name and return the reference to it.
+
+    Raises:
+        InvalidArgument: the project or the ID is malformed.
+    """
+    check_project(project)
+    canonical_id(id)
+    return runs_pb2.RunRef(project=project, id=id)
+
+
+def grant_of(message: leases_pb2.Grant) -> Grant:
+    """Read a grant."""
+    return Grant(
+        fence=message.fence,
+        attempt=message.attempt,
+        ttl_s=message.ttl_ms / 1000,
+        remaining_s=message.remaining_ms / 1000,
+        resumed=message.resumed,
+        previous_state=state_name(message.previous_state),
+        next_step=message.next_step,
+        starting_step=message.starting_step,
+        checkpoint=checkpoint_of(message.checkpoint) if message.HasField("checkpoint") else None,
+        config_changes=tuple(change_of(change) for change in message.config_changes),
+        run=run_of(message.run),
+    )
+
+
+def milliseconds(seconds: float, field: str) -> int:
+    """Return a duration as the wire has it.
+
+    Raises:
+        InvalidArgument: no number, or not above zero and below a day.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 86_400:
+        raise InvalidArgument(f"{field}={seconds!r}: give seconds above 0", field=field)
+    return round(seconds * 1000)
+
+
+def outcome_symbol(outcome: str) -> str:
+    """Return the contract's name of an outcome.
+
+    Raises:
+        InvalidArgument: not one.
+    """
+    if outcome not in OUTCOMES:
+        raise InvalidArgument(f"outcome={outcome!r}: one of {', '.join(OUTCOMES)}", field="outcome")
+    return state_symbol(outcome)
+
+
+def _state_symbol(state: str) -> str:
+    if state not in STATES:
+        raise InvalidArgument(f"state {state!r}: one of {', '.join(STATES)}", field="states")
+    return state_symbol(state)

@@ -1,0 +1,240 @@
+"""`Lease`: the handle that tells whether this process still holds its run, and the thread that keeps it so.
+
+Guarantees: the state is never HELD past the deadline; a loss that the coordinator told is final. Not guaranteed: that
+a paused process notices in time; what it wrote meanwhile is refused by its fence.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from runlease.channel import Caller, open_channel
+from runlease.clock import suspend_aware
+from runlease.exceptions import CoordinatorUnavailable, LeaseLost, RunDeleted, RunleaseError, StaleFence
+from runlease.holder import Holder
+from runlease.leasestate import LeaseMachine, LeaseState, Loss
+from runlease.v1 import leases_pb2, leases_pb2_grpc, runs_pb2
+
+log = logging.getLogger("runlease")
+
+OnLost = str | Callable[[LeaseLost], None]
+#: After SIGTERM, before SIGKILL (`on_lost="terminate"`).
+TERMINATE_GRACE_S = 30.0
+_CAUSES = {"STALE_FENCE": "superseded", "LEASE_ENDED": "ended", "REVOKED": "revoked", "RUN_GONE": "absent"}
+
+
+class Lease:
+    """The lease of one run. Thread-safe.
+
+    Attributes:
+        fence: its fencing token; give it to stores that check one.
+        lost: an event, set once the lease is lost for good.
+    """
+
+    def __init__(self, project: str, run_id: str, fence: int, machine: LeaseMachine, on_lost: OnLost = "raise") -> None:
+        """Take a granted lease; `Renewer` keeps it alive."""
+        self.project = project
+        self.run_id = run_id
+        self.fence = fence
+        self.lost = threading.Event()
+        self._machine = machine
+        self._lock = threading.Lock()
+        self._on_lost = on_lost
+
+    def __repr__(self) -> str:
+        """Return state and fence."""
+        return f"<Lease {self.project}/{self.run_id} {self.state} fence={self.fence}>"
+
+    @property
+    def state(self) -> LeaseState:
+        """``held``, ``suspended``, ``lost`` or ``released``, by this machine's own clock; no call."""
+        with self._lock:
+            return self._machine.state(suspend_aware())
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the deadline that this process keeps, 0 where the lease is not held."""
+        with self._lock:
+            return self._machine.remaining_s(suspend_aware())
+
+    @property
+    def ttl_s(self) -> float:
+        """The granted time to live, in seconds."""
+        return self._machine.ttl_s
+
+    def check(self) -> None:
+        """Return if the lease is held; local, no call.
+
+        Raises:
+            LeaseLost: it is lost, or was released.
+            CoordinatorUnavailable: it is suspended: the deadline has passed and nobody has said that it is lost.
+        """
+        state = self.state
+        if state is LeaseState.HELD:
+            return
+        if state is LeaseState.SUSPENDED:
+            error = CoordinatorUnavailable(
+                f"the lease of {self.project}/{self.run_id} is suspended: no renewal got through before its deadline; "
+                "it comes back by itself if nobody else was granted meanwhile",
+                project=self.project,
+                run_id=self.run_id,
+            )
+            error.reason = "SUSPENDED"
+            raise error
+        raise self.loss_error()
+
+    def loss_error(self) -> LeaseLost:
+        """Return the exception that tells how the lease went."""
+        path, loss = f"{self.project}/{self.run_id}", self._machine.loss
+        if loss is None:
+            loss = Loss("released", "this process released it")
+        who = f"; it is held by {loss.holder} now" if loss.holder else ""
+        return LeaseLost(
+            f"the lease of {path} is lost ({loss.cause}): {loss.message}{who}; "
+            "stop writing, points logged from here on are not accepted",
+            cause=loss.cause,
+            project=self.project,
+            run_id=self.run_id,
+            holder=loss.holder,
+            fence=self.fence,
+            current_fence=loss.current_fence,
+        )
+
+    def renewed(self, sent_at: float, remaining_s: float) -> None:
+        """Take a renewal's answer."""
+        with self._lock:
+            self._machine.renewed(sent_at, remaining_s)
+
+    def renewal_failed(self) -> None:
+        """A renewal had no answer."""
+        with self._lock:
+            self._machine.failed()
+
+    def next_renewal_in(self) -> float:
+        """Return the seconds until the next renewal is due."""
+        with self._lock:
+            now = suspend_aware()
+            return max(0.0, self._machine.next_renewal(now, random.random) - now)
+
+    def released(self) -> None:
+        """The holder gave the lease back."""
+        with self._lock:
+            self._machine.released()
+
+    def lose(self, loss: Loss) -> None:
+        """Take the coordinator's word that the lease is lost, and do what `on_lost` says. Idempotent."""
+        with self._lock:
+            new = self._machine.lost(loss)
+        if not new:
+            return
+        error = self.loss_error()
+        log.error("%s", error)
+        self.lost.set()
+        if callable(self._on_lost):
+            try:
+                self._on_lost(error)
+            except Exception:  # the user's own; the thread that brought the news has more to do
+                log.exception("runlease: on_lost failed")
+        elif self._on_lost == "terminate":
+            _terminate()
+
+    def lose_by(self, error: RunleaseError) -> bool:
+        """Lose the lease if an error says so; returns whether it does."""
+        if isinstance(error, RunDeleted):
+            self.lose(Loss("deleted", str(error)))
+        elif isinstance(error, StaleFence) and error.reason in _CAUSES:
+            holder: Holder | None = error.holder if error.current_fence != self.fence else None
+            self.lose(Loss(_CAUSES[error.reason], str(error), holder, error.current_fence))
+        else:
+            return False
+        return True
+
+    @property
+    def raises_when_lost(self) -> bool:
+        """Whether the run's calls raise `LeaseLost` (the default of `on_lost`)."""
+        return self._on_lost == "raise"
+
+
+def _terminate() -> None:
+    killer = threading.Timer(TERMINATE_GRACE_S, os.kill, (os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM)))
+    killer.daemon = True
+    killer.start()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Renewer:
+    """Keeps a lease alive: one daemon thread on a channel of its own, so metrics never delay a renewal."""
+
+    def __init__(self, lease: Lease, address: str, metadata: Sequence[tuple[str, str]]) -> None:
+        """Take the lease; `start` begins to renew."""
+        self._lease = lease
+        self._channel = open_channel(address)
+        self._call = Caller(address, metadata)
+        self._stub = leases_pb2_grpc.LeaseServiceStub(self._channel)
+        self._stopping = threading.Event()
+        self._renewing = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="runlease-renewal", daemon=True)
+        self._ref = runs_pb2.RunRef(project=lease.project, id=lease.run_id)
+
+    def start(self) -> None:
+        """Begin to renew."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop renewing; the lease lives on until it is released or expires."""
+        self._stopping.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout=1.0)
+        self._channel.close()
+
+    def renew(self) -> bool:
+        """Send one renewal; returns whether the coordinator extended the lease."""
+        lease = self._lease
+        request = leases_pb2.RenewRequest(run=self._ref, fence=lease.fence)
+        with self._renewing:
+            request.held_by_own_clock = lease.state is LeaseState.HELD
+            sent_at = suspend_aware()
+            try:
+                response: Any = self._call.once(self._stub.Renew, request, max(1.0, min(5.0, lease.ttl_s / 6)))
+            except RunleaseError as error:
+                if not lease.lose_by(error):
+                    lease.renewal_failed()
+                    if not isinstance(error, CoordinatorUnavailable):
+                        log.warning("runlease: a renewal of %s/%s failed: %s", lease.project, lease.run_id, error)
+                return False
+            lease.renewed(sent_at, response.remaining_ms / 1000)
+            return True
+
+    def _run(self) -> None:
+        believed = LeaseState.HELD
+        path = f"{self._lease.project}/{self._lease.run_id}"
+        while not self._stopping.is_set():
+            due_in, left = self._lease.next_renewal_in(), self._lease.remaining_s
+            # Wake at the deadline too, so that its passing is said when it happens.
+            wait_s = min(due_in, left) if left > 0 else due_in
+            if self._stopping.wait(wait_s):
+                return
+            if wait_s == due_in:
+                self.renew()
+            state = self._lease.state
+            if state in (LeaseState.LOST, LeaseState.RELEASED):
+                return
+            if state is not believed:
+                _tell(path, state)
+                believed = state
+
+
+def _tell(path: str, state: LeaseState) -> None:
+    if state is LeaseState.SUSPENDED:
+        log.warning(
+            "runlease: the lease of %s is suspended: the coordinator has not answered; training goes on, metrics wait",
+            path,
+        )
+    else:
+        log.warning("runlease: the lease of %s is held again, under the same fence", path)

@@ -1,0 +1,34 @@
+"""What became of the points that were logged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Counts of points; ``logged`` is the sum of the five others."""
+
+    logged: int = 0
+    """Points taken in since the writer was made."""
+
+    acknowledged: int = 0
+    """Points that the coordinator has in its log."""
+
+    buffered: int = 0
+    """Points in memory: waiting to be sent, or sent and not yet acknowledged."""
+
+    dropped: int = 0
+    """Points given up, oldest first, since the memory for waiting ones was full."""
+
+    rejected: int = 0
+    """Points that the coordinator refused as malformed."""
+
+    lost: int = 0
+    """Points left when the lease was lost or the writer closed; those sent last may have arrived."""
+
+    connected: bool = False
+    """Whether a stream to the coordinator is open."""
+
+    last_error: str = ""
+    """The last thing that went wrong on the way to the coordinator; stays when it is mended."""

@@ -1,0 +1,227 @@
+"""The one place where objects are wired: settings in, a serving coordinator out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from runlease.v1 import (
+    leases_pb2,
+    leases_pb2_grpc,
+    metrics_pb2,
+    metrics_pb2_grpc,
+    runs_pb2,
+    runs_pb2_grpc,
+)
+
+from runlease_coordinator.domain.errors import Unavailable
+from runlease_coordinator.history.reads import HistoryReader
+from runlease_coordinator.rpc.errors import ErrorInterceptor
+from runlease_coordinator.rpc.leases import LeaseService
+from runlease_coordinator.rpc.metrics import MetricService
+from runlease_coordinator.rpc.runs import RunService
+from runlease_coordinator.settings import Settings, StartupError, redact_url
+from runlease_coordinator.store.embedded import EmbeddedStore
+from runlease_coordinator.store.leases import LeaseStore
+from runlease_coordinator.store.metrics import MetricStore
+from runlease_coordinator.store.runs import RunStore
+from runlease_coordinator.store.store import Store
+
+log = logging.getLogger(__name__)
+
+SWEEP_EVERY_S = 1.0
+MAX_MESSAGE_BYTES = 16 << 20
+_SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in ((leases_pb2, "LeaseService"), (runs_pb2, "RunService"), (metrics_pb2, "MetricService"))
+)
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a second coordinator on the port must fail, not share it
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+)
+
+
+class Coordinator:
+    """A coordinator's parts in the order of their lives: store server, store, sweeper, gRPC server."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take checked settings; nothing runs before `start`."""
+        self.settings = settings
+        #: Where it listens, `HOST:PORT` or `unix:/PATH`, once it does.
+        self.address = ""
+        self._embedded: EmbeddedStore | None = None
+        self._store: Store | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server: grpc.aio.Server | None = None
+        self._health = HealthServicer()
+        self._metric_service: MetricService | None = None
+
+    async def start(self) -> None:
+        """Start everything.
+
+        Raises:
+            StartupError: it cannot; the message holds the remedy. What was started is stopped.
+        """
+        try:
+            store = await self._open_store()
+            await self._serve(store)
+        except BaseException:
+            await self.stop(grace_s=0)
+            raise
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Refuse new calls, answer open ones for at most ``grace_s`` (the settings' drain), stop. Idempotent."""
+        if self._server is not None:
+            await self._health.enter_graceful_shutdown()
+            if self._metric_service is not None:
+                self._metric_service.drain()
+            await self._server.stop(self.settings.drain_s if grace_s is None else grace_s)
+            self._server = None
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._tasks.clear()
+        if self._store is not None:
+            await self._store.close()
+            self._store = None
+        if self._embedded is not None:
+            await self._embedded.stop()
+            self._embedded = None
+
+    async def _open_store(self) -> Store:
+        settings = self.settings
+        url = settings.store
+        if url == "embedded":
+            self._embedded = EmbeddedStore(settings.data_dir, settings.server_binary, log=log)
+            await self._embedded.start()
+            self._tasks.append(asyncio.create_task(self._embedded.watch(_restarted), name="embedded-store"))
+            url = self._embedded.url
+        self._store = store = await connect(url)
+        max_ttl_us = int(settings.max_ttl_s * 1e6)
+        if self._embedded is not None:
+            # It loses nothing acknowledged, so a restart is no loss: no quarantine.
+            await store.bootstrap(max_ttl_us=max_ttl_us, quarantine=False, take_over=True)
+        elif not await store.is_open():
+            raise StartupError(
+                f"the store {redact_url(url)} is new to runlease (or has lost its data): if it is new, run "
+                f"`runlease bootstrap {redact_url(url)}` once"
+            )
+        return store
+
+    async def _serve(self, store: Store) -> None:
+        settings = self.settings
+        leases = LeaseStore(store, int(settings.lock_delay_s * 1e6))
+        runs, metrics = RunStore(store), MetricStore(store)
+        # The calls of the contract that are not built yet answer UNIMPLEMENTED, hence the abstract ones.
+        self._metric_service = MetricService(metrics, HistoryReader(runs, metrics))  # type: ignore[abstract]
+        server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_OPTIONS)
+        leases_pb2_grpc.add_LeaseServiceServicer_to_server(
+            LeaseService(leases, int(settings.max_ttl_s * 1e6)),  # type: ignore[abstract]
+            server,
+        )
+        runs_pb2_grpc.add_RunServiceServicer_to_server(RunService(runs), server)  # type: ignore[abstract]
+        metrics_pb2_grpc.add_MetricServiceServicer_to_server(self._metric_service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server
+        )
+        self.address = _listen(server, settings.listen)
+        await server.start()
+        self._server = server
+        for service in ("", *_SERVICES):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._tasks.append(asyncio.create_task(_sweep_forever(leases), name="sweeper"))
+
+
+async def connect(url: str) -> Store:
+    """Connect to a store and check that it is fit.
+
+    Raises:
+        StartupError: unreachable, too old, a cluster, or evicting; the message holds the remedy.
+    """
+    store = Store(url)
+    try:
+        await store.start()
+        await _check_store(store, url)
+    except Unavailable as error:
+        raise StartupError(
+            f"cannot use the store {redact_url(url)}: {error}; check --store and that it runs"
+        ) from error
+    except BaseException:
+        await store.close()
+        raise
+    return store
+
+
+async def _check_store(store: Store, url: str) -> None:
+    server, memory = await store.info("server"), await store.info("memory")
+    version = server.get("valkey_version") or server.get("redis_version", "0")
+    if int(version.partition(".")[0]) < 7:
+        raise StartupError(f"the store {redact_url(url)} is version {version}: use Valkey >= 8 or Redis >= 7")
+    if server.get("redis_mode") == "cluster":
+        raise StartupError(f"the store {redact_url(url)} is a cluster, which this version does not support yet")
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise StartupError(
+            f"the store {redact_url(url)} evicts keys (maxmemory-policy {policy}), which would lose leases: "
+            "set `maxmemory-policy noeviction`"
+        )
+
+
+def _listen(server: grpc.aio.Server, address: str) -> str:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:  # since grpcio 1.60; before it answered 0
+        port = 0
+    if address.startswith("unix:"):
+        if not port:
+            raise StartupError(f"cannot listen on {address}: is its directory there and writable?")
+        return address
+    if not port:
+        raise StartupError(f"cannot listen on {address}: the port is taken or not allowed; give another --listen")
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+async def _sweep_forever(leases: LeaseStore) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_EVERY_S)
+        try:
+            if expired := await leases.sweep():
+                log.info("expired leases: %d", expired)
+        except Unavailable as error:
+            log.debug("no sweep: %s", error)
+
+
+async def _restarted() -> None:
+    log.warning("the embedded store is back; every acknowledged write is in it")
+
+
+async def open_new_store(url: str, *, max_ttl_s: float) -> int:
+    """Open the partitions of a new external store once; returns how many were opened.
+
+    Raises:
+        StartupError: the store cannot be used.
+    """
+    store = await connect(url)
+    try:
+        return await store.bootstrap(max_ttl_us=int(max_ttl_s * 1e6), quarantine=True, take_over=False)
+    finally:
+        await store.close()
+
+
+def describe_store(settings: Settings, data_dir: Path) -> str:
+    """Return the store as the line that announces the coordinator names it."""
+    return (
+        f"store: embedded, data: {data_dir}" if settings.store == "embedded" else f"store: {redact_url(settings.store)}"
+    )

@@ -1,0 +1,1 @@
+"""Dataclasses and decisions: no grpc, no redis, no I/O."""

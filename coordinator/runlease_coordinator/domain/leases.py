@@ -1,0 +1,82 @@
+"""Requests for leases and what comes of them. Durations are microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from runlease_coordinator.domain.errors import InvalidField
+from runlease_coordinator.domain.runs import Checkpoint, ConfigChange, Holder, Run, RunState
+
+DEFAULT_TTL_US = 30_000_000
+MIN_TTL_US = 5_000_000
+
+
+class ResumeMode(StrEnum):
+    """What to do with a run that exists already, or does not."""
+
+    NEVER = "never"
+    ALLOW = "allow"
+    MUST = "must"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """One wish for a lease; a retry carries the same ``nonce``. None leaves a field of the record alone."""
+
+    project: str
+    id: str
+    canonical_id: str
+    mode: ResumeMode
+    nonce: str
+    ttl_us: int
+    holder: Holder
+    resume_step: int | None = None
+    name: str | None = None
+    notes: str | None = None
+    tags: Sequence[str] | None = None
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A granted lease."""
+
+    fence: int
+    attempt: int
+    ttl_us: int
+    remaining_us: int
+    resumed: bool
+    previous_state: RunState | None
+    next_step: int
+    starting_step: int
+    checkpoint: Checkpoint | None
+    config_changes: Sequence[ConfigChange]
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """An extended lease; ``reinstated`` where it had expired."""
+
+    remaining_us: int
+    reinstated: bool
+
+
+def checked_ttl_us(ttl_ms: int, max_ttl_us: int) -> int:
+    """Return the ttl to grant in microseconds; 0 asks for the default.
+
+    Raises:
+        InvalidField: below 5 s or above the coordinator's maximum.
+    """
+    if ttl_ms == 0:
+        return min(DEFAULT_TTL_US, max_ttl_us)
+    ttl_us = ttl_ms * 1000
+    if not MIN_TTL_US <= ttl_us <= max_ttl_us:
+        raise InvalidField(
+            "ttl_ms",
+            f"{ttl_us / 1e6:g} s is outside {MIN_TTL_US / 1e6:g}..{max_ttl_us / 1e6:g} s (the coordinator's --max-ttl)",
+        )
+    return ttl_us

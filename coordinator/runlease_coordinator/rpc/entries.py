@@ -1,0 +1,106 @@
+"""Checks the entries of a writer's log and packs them for the store."""
+
+from __future__ import annotations
+
+import itertools
+
+from runlease.v1 import metrics_pb2 as pb
+
+from runlease_coordinator.domain.errors import InvalidField
+from runlease_coordinator.domain.metrics import Entry, EntryKind, Writer
+from runlease_coordinator.rpc import fields
+from runlease_coordinator.store.records import checkpoint_json
+
+MAX_KEY = 256
+#: Of one batch; the SDK's stay at about a tenth of it.
+MAX_POINTS = 100_000
+MAX_ROWS = 100_000
+MAX_SERIES = 10_000
+
+
+def open_writer(message: pb.OpenWriter) -> Writer:
+    """Check the first message of a stream."""
+    name = fields.run_name(message.run, "open.run")
+    if message.rank_ticket:
+        raise InvalidField("open.rank_ticket", "not supported by this version")
+    if message.durability == pb.DURABILITY_REPLICATED:
+        raise InvalidField("open.durability", "REPLICATED is not supported by this version")
+    return Writer(
+        project=name.project,
+        canonical_id=name.canonical_id,
+        fence=fields.fence(message.fence),
+        name=fields.writer_name(message.writer, "open.writer"),
+        session=fields.token(message.session, "open.session"),
+    )
+
+
+def entry_of(message: pb.Entry, fence: int) -> Entry:
+    """Check one entry and pack its payload.
+
+    Raises:
+        InvalidField: naming the field at fault.
+    """
+    if message.HasField("origin"):
+        raise InvalidField("entry.origin", "not supported by this version")
+    match message.WhichOneof("payload"):
+        case "points":
+            return _points(message)
+        case "commit":
+            return _commit(message, fence)
+        case "rewind":
+            step = fields.step(message.rewind.step, "entry.rewind.step")
+            return Entry(message.seq, message.segment, EntryKind.REWIND, b"%d" % step, 0, step)
+        case "lost":
+            raise InvalidField("entry.lost", "not supported by this version")
+    raise InvalidField("entry.payload", "points, commit or rewind")
+
+
+def void_entry(message: pb.Entry) -> Entry:
+    """Return the entry that stands for a malformed one: it uses up the seq."""
+    return Entry(message.seq, message.segment, EntryKind.VOID, b"", 0, 0)
+
+
+def _points(message: pb.Entry) -> Entry:
+    points = message.points
+    steps = list(points.steps)
+    rows = len(steps)
+    if not 0 < rows <= MAX_ROWS:
+        raise InvalidField("entry.points.steps", f"1..{MAX_ROWS} rows, not {rows}")
+    if len(points.times) != rows:
+        raise InvalidField("entry.points.times", f"one per row: {rows}, not {len(points.times)}")
+    if not 0 < len(points.series) <= MAX_SERIES:
+        raise InvalidField("entry.points.series", f"1..{MAX_SERIES} series, not {len(points.series)}")
+    highest = max(steps)
+    fields.step(min(steps), "entry.points.steps")
+    fields.step(highest, "entry.points.steps")
+    count = sum(_series(series, rows, i) for i, series in enumerate(points.series))
+    if count > MAX_POINTS:
+        raise InvalidField("entry.points.series", f"at most {MAX_POINTS} points a batch, not {count}")
+    payload = points.SerializeToString()
+    return Entry(message.seq, message.segment, EntryKind.POINTS, payload, count, highest)
+
+
+def _series(series: pb.Series, rows: int, index: int) -> int:
+    path = f"entry.points.series[{index}]"
+    if not 0 < len(series.key) <= MAX_KEY:
+        raise InvalidField(f"{path}.key", f"1..{MAX_KEY} characters, not {len(series.key)}")
+    count = len(series.values)
+    if not series.rows:
+        if count != rows:
+            raise InvalidField(f"{path}.values", f"one per row: {rows}, not {count}")
+        return count
+    places = list(series.rows)
+    if len(places) != count:
+        raise InvalidField(f"{path}.values", f"one per entry of rows: {len(places)}, not {count}")
+    if places[-1] >= rows or any(later <= earlier for earlier, later in itertools.pairwise(places)):
+        raise InvalidField(f"{path}.rows", f"ascending row numbers below {rows}")
+    return count
+
+
+def _commit(message: pb.Entry, fence: int) -> Entry:
+    commit = message.commit
+    step = fields.step(commit.step, "entry.commit.step")
+    uri = fields.line(commit.uri, "entry.commit.uri", fields.MAX_URI)
+    metadata = fields.json_map(commit.metadata, "entry.commit.metadata")
+    payload = checkpoint_json(step, fence, uri, metadata)
+    return Entry(message.seq, message.segment, EntryKind.COMMIT, payload, 0, step)

@@ -1,0 +1,165 @@
+"""Errors become statuses here and nowhere else: one table, one interceptor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2 as details_pb2
+from google.rpc import status_pb2
+
+from runlease_coordinator.domain import errors
+from runlease_coordinator.domain.runs import Run
+
+log = logging.getLogger(__name__)
+
+DOMAIN = "runlease"
+_DETAILS = "grpc-status-details-bin"
+
+_CODES: dict[type[errors.DomainError], grpc.StatusCode] = {
+    errors.InvalidField: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.RunNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.RunExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.RunDeleted: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.RunIdCollision: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.LeaseHeld: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Stale: grpc.StatusCode.ABORTED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+def details_of(error: errors.DomainError) -> list[Message]:
+    """Return the google.rpc details of a refusal."""
+    if isinstance(error, errors.InvalidField):
+        violation = details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
+        return [details_pb2.BadRequest(field_violations=[violation])]
+    facts: dict[str, str] = {}
+    found: list[Any] = []
+    run = getattr(error, "run", None)
+    if run is not None:
+        facts |= _facts_of(run)
+        found.append(_resource(run.path, str(run.holder) if run.remaining_us else "", str(error)))
+    elif isinstance(error, errors.RunNotFound | errors.RunDeleted | errors.RunIdCollision):
+        found.append(_resource(f"{error.project}/{error.run_id}", "", str(error)))
+    if isinstance(error, errors.RunIdCollision):
+        facts["existing_id"] = error.existing_id
+    if isinstance(error, errors.LeaseHeld):
+        found.append(_retry(error.retry_after_us // 1000))
+    if isinstance(error, errors.Unavailable):
+        found.append(_retry(error.retry_after_ms))
+    return [details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts), *found]
+
+
+def _resource(name: str, owner: str, description: str) -> details_pb2.ResourceInfo:
+    return details_pb2.ResourceInfo(
+        resource_type="runlease.v1.Run", resource_name=name, owner=owner, description=description
+    )
+
+
+def _retry(after_ms: int) -> details_pb2.RetryInfo:
+    retry = details_pb2.RetryInfo()
+    retry.retry_delay.FromMilliseconds(after_ms)
+    return retry
+
+
+def _facts_of(run: Run) -> dict[str, str]:
+    return {
+        "run_id": run.id,
+        "state": run.state.value,
+        "fence": str(run.fence),
+        "attempt": str(run.attempt),
+        "granted_us": str(run.granted_us),
+        "remaining_ms": str(run.remaining_us // 1000),
+        "lock_delay_ms": str(run.lock_delay_us // 1000),
+        "holder_host": run.holder.host,
+        "holder_pid": str(run.holder.pid),
+        "holder_user": run.holder.user,
+        "holder_job_id": run.holder.job_id,
+        "holder_group": run.holder.group,
+        "holder_boot_id": run.holder.boot_id,
+        "holder_pid_namespace": run.holder.pid_namespace,
+        "holder_process_started": str(run.holder.process_started),
+    }
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.DomainError) -> NoReturn:
+    code = _CODES[type(error)]
+    packed = []
+    for detail in details_of(error):
+        message = AnyMessage()
+        message.Pack(detail)
+        packed.append(message)
+    status = status_pb2.Status(code=code.value[0], message=str(error), details=packed)
+    await context.abort(code, str(error), ((_DETAILS, status.SerializeToString()),))
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Maps what handlers raise to statuses with details; what is unexpected becomes INTERNAL and is logged."""
+
+    def __init__(self) -> None:
+        """Wrap each method once, at its first call."""
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the method's handler behind the mapping."""
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:  # an unknown method: gRPC answers UNIMPLEMENTED
+                return None
+            wrapped = self._wrapped[method] = _wrap(handler, method)
+        return wrapped
+
+
+def _wrap(handler: Any, method: str) -> Any:
+    if not method.startswith("/runlease."):  # health and reflection bring their own
+        return handler
+    codecs = (handler.request_deserializer, handler.response_serializer)
+    if handler.response_streaming:
+        make = (
+            grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+        )
+        behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
+        return make(_streaming(behavior, method), *codecs)
+    return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, method), *codecs)
+
+
+def _unary(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await behavior(request, context)
+        except errors.DomainError as error:
+            await _abort(context, error)
+        except (grpc.aio.AbortError, grpc.aio.BaseError):
+            raise
+        except Exception:  # the caller gets no internals; the log gets all of them
+            log.exception("%s failed", method)
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the coordinator's log")
+
+    return call
+
+
+def _streaming(behavior: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., AsyncIterator[Any]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        try:
+            async for response in behavior(request, context):
+                yield response
+        except errors.DomainError as error:
+            await _abort(context, error)
+        except (grpc.aio.AbortError, grpc.aio.BaseError):
+            raise
+        except Exception:  # the caller gets no internals; the log gets all of them
+            log.exception("%s failed", method)
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the coordinator's log")
+
+    return call

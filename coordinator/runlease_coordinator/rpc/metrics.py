@@ -1,0 +1,145 @@
+"""MetricService: the Append stream in order, reads of the history."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+from runlease.ids import MAIN_WRITER
+from runlease.v1 import metrics_pb2 as pb
+from runlease.v1 import metrics_pb2_grpc
+
+from runlease_coordinator.domain.errors import InvalidField, Unavailable
+from runlease_coordinator.domain.metrics import Series, Writer
+from runlease_coordinator.history.reads import HistoryReader, Query
+from runlease_coordinator.rpc import entries, fields
+from runlease_coordinator.store.metrics import Gap, MetricStore
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Answers = asyncio.Queue["asyncio.Task[pb.AppendResponse] | None"]
+#: Entries of one stream on their way to the store; beyond it the stream is not read (gRPC's flow control takes over).
+_IN_FLIGHT = 64
+#: Points of one message of a history: about 1 MB.
+_POINTS_A_MESSAGE = 32_768
+
+
+class MetricService(metrics_pb2_grpc.MetricServiceServicer):
+    """Translates; the append script decides."""
+
+    def __init__(self, metrics: MetricStore, history: HistoryReader) -> None:
+        """Take the operations of logs and the reader of histories."""
+        self._metrics = metrics
+        self._history = history
+        self._readers: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    async def Append(
+        self, request_iterator: AsyncIterator[pb.AppendRequest], context: _Context
+    ) -> AsyncIterator[pb.AppendResponse]:
+        """Take in a writer's log; answers come in its order, one acknowledgement may cover many entries."""
+        first = await anext(aiter(request_iterator), None)
+        if first is None:
+            return
+        if first.WhichOneof("message") != "open":
+            raise InvalidField("open", "the first message of a stream names its writer")
+        writer = entries.open_writer(first.open)
+        position = await self._metrics.open_writer(writer)
+        yield pb.AppendResponse(opened=pb.Opened(seq=position.seq, segment=position.segment, written=position.written))
+        answers = _Answers(_IN_FLIGHT)
+        reader = asyncio.create_task(self._read(request_iterator, writer, answers))
+        self._readers.add(reader)
+        try:
+            async for answer in _merged(answers):
+                yield answer
+            if self._draining:
+                raise Unavailable("DRAINING", "the coordinator is shutting down")
+            await reader
+        finally:
+            self._readers.discard(reader)
+            reader.cancel()
+            while not answers.empty():  # also lets a reader that waits for a place end
+                if task := answers.get_nowait():
+                    task.cancel()
+
+    def drain(self) -> None:
+        """End all streams once what they have sent is answered; their writers go on elsewhere, or later."""
+        self._draining = True
+        for reader in self._readers:
+            reader.cancel()
+
+    async def _read(self, requests: AsyncIterator[pb.AppendRequest], writer: Writer, answers: _Answers) -> None:
+        try:
+            async for request in requests:
+                if request.WhichOneof("message") != "entry":
+                    raise InvalidField("entry", "only the first message of a stream opens its writer")
+                # Tasks start in the order of their creation, so the store sees the entries in the stream's order.
+                await answers.put(asyncio.create_task(self._append(writer, request.entry)))
+        finally:
+            await answers.put(None)
+
+    async def _append(self, writer: Writer, message: pb.Entry) -> pb.AppendResponse:
+        fault: InvalidField | None = None
+        try:
+            entry = entries.entry_of(message, writer.fence)
+        except InvalidField as error:
+            fault, entry = error, entries.void_entry(message)
+        outcome = await self._metrics.append(writer, entry)
+        if isinstance(outcome, Gap):
+            fault = InvalidField("entry.seq", f"expected {outcome.seq + 1}, not {message.seq}")
+        if fault is None:
+            return pb.AppendResponse(ack=pb.Ack(seq=message.seq))
+        return pb.AppendResponse(
+            rejected=pb.Rejected(
+                seq=message.seq, field=fault.field, description=fault.description, expected_seq=outcome.seq + 1
+            )
+        )
+
+    async def History(self, request: pb.HistoryRequest, context: _Context) -> AsyncIterator[pb.HistoryResponse]:
+        """Read a history, one series after the other."""
+        name = fields.run_name(request.run)
+        for series in await self._history.read(*name, _query(request)):
+            for start in range(0, len(series.steps), _POINTS_A_MESSAGE):
+                yield _series_message(series, slice(start, start + _POINTS_A_MESSAGE))
+
+
+async def _merged(answers: _Answers) -> AsyncIterator[pb.AppendResponse]:
+    """Yield the answers in order; of acknowledgements that wait together only the last."""
+    held: pb.AppendResponse | None = None
+    while (task := await answers.get()) is not None:
+        answer = await task
+        if held is not None and not answer.HasField("ack"):
+            yield held
+        held = answer
+        if answers.empty() or not answer.HasField("ack"):
+            yield answer
+            held = None
+    if held is not None:
+        yield held
+
+
+def _query(request: pb.HistoryRequest) -> Query:
+    if request.max_points:
+        raise InvalidField("max_points", "not supported by this version: read raw points")
+    if request.key_patterns:
+        raise InvalidField("key_patterns", "not supported by this version: name the keys")
+    return Query(
+        keys=frozenset(request.keys),
+        writers=frozenset(fields.writer_name(w, "writers") for w in request.writers) or frozenset((MAIN_WRITER,)),
+        min_step=fields.step(request.min_step, "min_step") if request.HasField("min_step") else None,
+        max_step=fields.step(request.max_step, "max_step") if request.HasField("max_step") else None,
+        superseded=request.superseded,
+    )
+
+
+def _series_message(series: Series, part: slice) -> pb.HistoryResponse:
+    return pb.HistoryResponse(
+        key=series.key,
+        writer=series.writer,
+        steps=series.steps[part],
+        values=series.values[part],
+        times=series.times[part],
+        attempts=series.attempts[part],
+        superseded=series.superseded[part],
+    )

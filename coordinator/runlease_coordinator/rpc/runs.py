@@ -1,0 +1,97 @@
+"""RunService: protobuf to domain and back."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any
+
+import grpc.aio
+from runlease.v1 import runs_pb2 as pb
+from runlease.v1 import runs_pb2_grpc
+
+from runlease_coordinator.domain.errors import InvalidField
+from runlease_coordinator.domain.runs import Run
+from runlease_coordinator.rpc import fields
+from runlease_coordinator.rpc.messages import STATES_BY_NUMBER, run_message
+from runlease_coordinator.store.runs import ListPosition, RunStore
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_DEFAULT_PAGE = 100
+_MAX_PAGE = 1000
+
+
+class RunService(runs_pb2_grpc.RunServiceServicer):
+    """Translates; the store reads and writes."""
+
+    def __init__(self, runs: RunStore) -> None:
+        """Take the run operations."""
+        self._runs = runs
+
+    async def _read(self, name: fields.RunName) -> Run:
+        return (await self._runs.get_run(*name)).run
+
+    async def GetRun(self, request: pb.GetRunRequest, context: _Context) -> pb.GetRunResponse:
+        """Read one run in full."""
+        return pb.GetRunResponse(run=run_message(await self._read(fields.run_name(request.run))))
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: _Context) -> pb.ListRunsResponse:
+        """List runs, a page at a time."""
+        project = fields.project_name(request.project, "project") if request.project else ""
+        unknown = [number for number in request.states if number not in STATES_BY_NUMBER]
+        if unknown:
+            raise InvalidField("states", f"unknown state {unknown[0]}")
+        if request.page_size > _MAX_PAGE:
+            raise InvalidField("page_size", f"at most {_MAX_PAGE}, not {request.page_size}")
+        runs, position = await self._runs.list_runs(
+            project,
+            frozenset(STATES_BY_NUMBER[number] for number in request.states),
+            frozenset(fields.tags(request.tags, "tags")),
+            request.page_size or _DEFAULT_PAGE,
+            _position(request.page_token),
+        )
+        token = _page_token(position) if position else ""
+        return pb.ListRunsResponse(runs=[run_message(run) for run in runs], next_page_token=token)
+
+    async def UpdateRun(self, request: pb.UpdateRunRequest, context: _Context) -> pb.UpdateRunResponse:
+        """Change what people say about a run."""
+        name = fields.run_name(request.run)
+        await self._read(name)  # refuses another spelling of the ID
+        await self._runs.update_run(
+            name.project,
+            name.canonical_id,
+            fields.fence(request.fence) if request.fence else 0,
+            name=fields.line(request.name, "name") if request.HasField("name") else None,
+            notes=fields.notes(request.notes) if request.HasField("notes") else None,
+            tags=fields.tags(request.tags.tags) if request.HasField("tags") else None,
+            config=fields.json_map(request.config, "config"),
+            summary=fields.json_map(request.summary, "summary"),
+        )
+        return pb.UpdateRunResponse(run=run_message(await self._read(name)))
+
+    async def DeleteRun(self, request: pb.DeleteRunRequest, context: _Context) -> pb.DeleteRunResponse:
+        """Delete a run, as the caller saw it."""
+        name = fields.run_name(request.run)
+        if request.purge:
+            raise InvalidField("purge", "not supported by this version")
+        await self._read(name)  # refuses another spelling of the ID
+        reason = fields.line(request.reason, "reason", 1024)
+        await self._runs.delete_run(*name, fields.fence(request.fence), reason)
+        return pb.DeleteRunResponse()
+
+
+def _page_token(position: ListPosition) -> str:
+    text = json.dumps([position.project, position.updated, position.canonical_id])
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def _position(token: str) -> ListPosition:
+    if not token:
+        return ListPosition()
+    try:
+        project, updated, canonical_id = json.loads(base64.urlsafe_b64decode(token.encode()))
+        fields.project_name(project, "page_token")
+        return ListPosition(project, str(int(updated)), fields.line(canonical_id, "page_token"))
+    except (binascii.Error, TypeError, ValueError, InvalidField):
+        raise InvalidField("page_token", "give the `next_page_token` of the page before, unchanged") from None

@@ -1,0 +1,47 @@
+"""Runs a coordinator as a process: event loop, signals, the line that says that it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+from runlease_coordinator.bootstrap import Coordinator, describe_store
+from runlease_coordinator.logs import set_up_logs
+from runlease_coordinator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and stop.
+
+    Args:
+        settings: checked settings.
+        announce: gets one line with the addresses once the coordinator serves.
+
+    Raises:
+        StartupError: it cannot start; the message holds the remedy.
+    """
+    set_up_logs(settings.log_level, settings.log_format)
+    if sys.platform == "win32":
+        asyncio.run(_serve(settings, announce))
+        return
+    import uvloop
+
+    uvloop.run(_serve(settings, announce))
+
+
+async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    coordinator = Coordinator(settings)
+    await coordinator.start()
+    announce(f"runlease: serving on {coordinator.address} ({describe_store(settings, settings.data_dir)})")
+    await stopping.wait()
+    log.info("draining")
+    await coordinator.stop()

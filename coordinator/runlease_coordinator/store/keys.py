@@ -1,0 +1,85 @@
+"""The key schema. Keys are built here and nowhere else.
+
+=====================================  ============  ======================================================
+key                                    type          content
+=====================================  ============  ======================================================
+``rl:{pp}:meta``                       hash          incarnation, quarantine, max ttl, schema version
+``rl:{pp}:run:<project>/<run>``        hash          record and lease fields; ``config.K``, ``summary.K``: JSON
+``rl:{pp}:attempts:<project>/<run>``   hash          ``<attempt>.<field>``; ``fence.F`` and ``nonce.N`` -> attempt
+``rl:{pp}:ckpt:<project>/<run>``       sorted set    ``<step>:<fence>`` of the visible checkpoints, by step
+``rl:{pp}:ckptdoc:<project>/<run>``    hash          ``<step>:<fence>`` -> attempt, time, writer, JSON; all ever
+``rl:{pp}:log:<project>/<run>``        stream        entries of all writers, ``<fence>-<n>``
+``rl:{pp}:seq:<project>/<run>``        hash          writer -> fence, session, seq, segment, wrote
+``rl:{pp}:live``                       sorted set    ``<project>/<run>`` by expiry (us)
+``rl:{pp}:runs:<project>``             sorted set    run by update time (us)
+``rl:{pp}:projects``                   sorted set    project by creation time (us)
+``rl:{pp}:events``                     stream        audit log
+=====================================  ============  ======================================================
+
+``pp`` is the project's partition, two digits, CRC16 mod 64; as the hash tag of every key it puts a project on one
+Redis Cluster slot, so every operation is one script. ``<run>`` is the canonical ID.
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from functools import lru_cache
+
+PARTITIONS = 64
+SCHEMA_VERSION = 1
+
+
+def partition_of(project: str) -> int:
+    """Return the partition of a project: CRC16 (XMODEM, as Redis Cluster's slots) mod 64."""
+    return crc_hqx(project.encode(), 0) % PARTITIONS
+
+
+class PartitionKeys:
+    """Keys of one partition."""
+
+    __slots__ = ("events", "live", "meta", "prefix", "projects")
+
+    def __init__(self, partition: int) -> None:
+        """Build the keys of partition 0..63."""
+        self.prefix = prefix = f"rl:{{{partition:02d}}}:"
+        self.meta = prefix + "meta"
+        self.live = prefix + "live"
+        self.projects = prefix + "projects"
+        self.events = prefix + "events"
+
+    def runs(self, project: str) -> str:
+        """Return the key of a project's runs."""
+        return f"{self.prefix}runs:{project}"
+
+
+class RunKeys:
+    """Keys of one run, and of the partition it lives in."""
+
+    __slots__ = ("attempts", "ckpt", "ckptdoc", "log", "partition", "run", "runs", "seq")
+
+    def __init__(self, project: str, canonical_id: str) -> None:
+        """Build the keys of a run."""
+        self.partition = partition = partition_keys(partition_of(project))
+        path = f"{project}/{canonical_id}"
+        prefix = partition.prefix
+        self.run = f"{prefix}run:{path}"
+        self.attempts = f"{prefix}attempts:{path}"
+        self.ckpt = f"{prefix}ckpt:{path}"
+        self.ckptdoc = f"{prefix}ckptdoc:{path}"
+        self.log = f"{prefix}log:{path}"
+        self.seq = f"{prefix}seq:{path}"
+        self.runs = partition.runs(project)
+
+
+_ALL = tuple(PartitionKeys(number) for number in range(PARTITIONS))
+
+
+def partition_keys(partition: int) -> PartitionKeys:
+    """Return the keys of a partition, 0..63."""
+    return _ALL[partition]
+
+
+@lru_cache(maxsize=16384)
+def run_keys(project: str, canonical_id: str) -> RunKeys:
+    """Return the keys of a run; cached, since every call of a run needs them."""
+    return RunKeys(project, canonical_id)

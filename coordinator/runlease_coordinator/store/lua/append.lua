@@ -1,0 +1,73 @@
+#!lua
+-- Appends one entry of a writer's log: points, a commit, a rewind, or nothing (an entry refused before it came here
+-- uses up its seq). Order of the checks: incarnation, fence, session, seq. Acknowledged means appended.
+-- No allow-oom: metrics must not take the memory that leases need.
+-- KEYS  1 meta  2 run  3 attempts  4 log  5 seq  6 ckpt  7 ckptdoc
+-- ARGV  1 fence  2 writer  3 session  4 seq  5 segment  6 kind: p, c, r or x
+--       7 payload (p: packed points; c: document, JSON)  8 number of points  9 highest step (p), step (c, r)
+-- Returns {verdict, now, ...}:
+--   APPENDED DUPLICATE  seq      GAP  last seq      SEGMENT  current segment      SESSION
+--   STALE  record [field, value, ...]               ABSENT DELETED UNBOOTSTRAPPED
+local fence, writer, session, seq, segment = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local kind, payload, points, step = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+local run_key, attempts_key, log_key, seq_key, ckpt_key, doc_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local is_main = writer == 'main'
+
+local now, _, refusal = gate(KEYS[1])
+if refusal then return refusal end
+local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'wrote', 'next', 'attempt', 'last', 'a_last')
+if not run[1] then return {'ABSENT', text(now)} end
+if run[2] then return {'DELETED', text(now)} end
+if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
+local last_fence, owner, last_seq, current, wrote =
+  string.match(redis.call('HGET', seq_key, writer) or '', '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+if last_fence ~= fence or owner ~= session then return {'SESSION', text(now)} end
+last_seq, current = tonumber(last_seq), tonumber(current)
+if seq <= last_seq then return {'DUPLICATE', text(now), text(last_seq)} end
+if seq > last_seq + 1 then return {'GAP', text(now), text(last_seq)} end
+-- A rewind stays in its segment before the writer's first write, and opens the next one after it.
+local next_segment = kind == 'r' and current + tonumber(wrote) or current
+if kind ~= 'x' and segment ~= next_segment then return {'SEGMENT', text(now), text(next_segment)} end
+
+local attempt, next_step = run[5], tonumber(run[4])
+local function count_from(start) -- a segment of the whole run or of `main` begins to hide what it replaces
+  next_step = start
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', ckpt_key, text(start), '+inf')) do
+    redis.call('ZREM', ckpt_key, name)
+  end
+end
+
+-- First of all the entry itself: a script that stops at an error must not have changed anything else.
+if kind ~= 'x' then
+  redis.call('XADD', log_key, fence .. '-*', 'w', writer, 's', text(seq), 'g', text(segment), 'k', kind, 'b', payload)
+end
+if kind == 'p' or kind == 'c' then
+  if run[3] == '0' then
+    redis.call('HSET', run_key, 'wrote', '1')
+    redis.call('HSET', attempts_key, attempt .. '.counts', '1')
+    count_from(tonumber(redis.call('HGET', attempts_key, attempt .. '.start')))
+  end
+  wrote = '1'
+  if is_main then next_step = math.max(next_step, step + 1) end
+end
+if kind == 'p' then
+  redis.call('HINCRBY', run_key, 'points', points)
+  redis.call('HINCRBY', run_key, 'a_points', points)
+  local last, a_last = tonumber(run[6]), tonumber(run[7])
+  if is_main then last, a_last = math.max(last, step), math.max(a_last, step) end
+  redis.call('HSET', run_key, 'last', text(last), 'a_last', text(a_last), 'last_log', text(now))
+elseif kind == 'c' then
+  local name = text(step) .. ':' .. fence
+  redis.call('HSET', doc_key, name, table.concat({attempt, text(now), writer, payload}, ' '))
+  redis.call('ZADD', ckpt_key, text(step), name)
+elseif kind == 'r' then
+  if run[3] == '0' then -- nothing was accepted yet: the attempt just starts elsewhere
+    redis.call('HSET', attempts_key, attempt .. '.start', text(step))
+  else
+    redis.call('HSET', attempts_key, attempt .. '.segment.' .. text(segment) .. '.' .. writer, text(step))
+    if is_main then count_from(step) end
+  end
+end
+redis.call('HSET', run_key, 'next', text(next_step))
+redis.call('HSET', seq_key, writer, table.concat({fence, session, text(seq), text(next_segment), wrote}, ' '))
+return {'APPENDED', text(now), text(seq)}

@@ -1,0 +1,33 @@
+#!lua flags=allow-oom
+-- Ends an attempt with its outcome. Idempotent: repeating a recorded release answers RELEASED with what is recorded.
+-- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events
+-- ARGV  1 project  2 canonical ID  3 fence  4 outcome
+-- Returns {verdict, now, ...}:
+--   RELEASED  outcome as recorded     STALE  record [field, value, ...]     ABSENT DELETED UNBOOTSTRAPPED
+local project, id, fence, outcome = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local meta_key, run_key, attempts_key = KEYS[1], KEYS[2], KEYS[3]
+local live_key, runs_key, events_key = KEYS[4], KEYS[5], KEYS[6]
+
+local now, _, refusal = gate(meta_key)
+if refusal then return refusal end
+local run = redis.call('HMGET', run_key, 'fence', 'end', 'expiry', 'attempt', 'deleted')
+if not run[1] then return {'ABSENT', text(now)} end
+if run[1] ~= fence then
+  local attempt = redis.call('HGET', attempts_key, 'fence.' .. fence)
+  local recorded = attempt and redis.call('HGET', attempts_key, attempt .. '.end')
+  if recorded and recorded ~= 'crashed' then return {'RELEASED', text(now), recorded} end
+  return {'STALE', text(now), redis.call('HGETALL', run_key)}
+end
+-- A swept run keeps its expiry; a released one has none.
+if run[2] ~= '' and tonumber(run[3]) == 0 then return {'RELEASED', text(now), run[2]} end
+if run[5] then return {'DELETED', text(now)} end
+if run[2] == '' then
+  close_attempt(attempts_key, run_key, run[4], outcome, now)
+else
+  redis.call('HSET', attempts_key, run[4] .. '.end', outcome)
+end
+redis.call('HSET', run_key, 'end', outcome, 'expiry', '0', 'avail', '0', 'updated', text(now))
+redis.call('ZREM', live_key, project .. '/' .. id)
+redis.call('ZADD', runs_key, text(now), id)
+event(events_key, now, project, id, 'released', fence, run[4], 'outcome', outcome)
+return {'RELEASED', text(now), outcome}

@@ -1,0 +1,35 @@
+#!lua flags=allow-oom
+-- Extends a lease by its ttl; gives an expired one back to its holder while nobody else was granted.
+-- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events
+-- ARGV  1 project  2 canonical ID  3 fence  4 lock-delay (us)
+-- Returns {verdict, now, ...}:
+--   RENEWED  remaining (us), reinstated (0|1)     ENDED  recorded end
+--   STALE  record [field, value, ...]             ABSENT DELETED UNBOOTSTRAPPED
+local project, id, fence, lock_delay = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local meta_key, run_key, attempts_key = KEYS[1], KEYS[2], KEYS[3]
+local live_key, runs_key, events_key = KEYS[4], KEYS[5], KEYS[6]
+
+local now, _, refusal = gate(meta_key)
+if refusal then return refusal end
+local run = redis.call('HMGET', run_key, 'fence', 'end', 'expiry', 'ttl', 'deleted', 'attempt', 'granted')
+if not run[1] then return {'ABSENT', text(now)} end
+if run[5] then return {'DELETED', text(now)} end
+if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
+local expiry, ttl = tonumber(run[3]), tonumber(run[4])
+if run[2] ~= '' and expiry == 0 then return {'ENDED', text(now), run[2]} end
+
+local reinstated = 0
+if now >= expiry then
+  reinstated = 1
+  if run[2] ~= '' then -- swept: take the record of the crash back
+    local ended = tonumber(redis.call('HGET', attempts_key, run[6] .. '.ended'))
+    redis.call('HDEL', attempts_key, run[6] .. '.end', run[6] .. '.ended')
+    redis.call('HINCRBY', run_key, 'runtime', text(tonumber(run[7]) - ended))
+  end
+  redis.call('HSET', run_key, 'updated', text(now))
+  redis.call('ZADD', runs_key, text(now), id)
+  event(events_key, now, project, id, 'reinstated', fence, run[6])
+end
+redis.call('HSET', run_key, 'end', '', 'expiry', text(now + ttl), 'avail', text(now + ttl + lock_delay))
+redis.call('ZADD', live_key, text(now + ttl), project .. '/' .. id)
+return {'RENEWED', text(now), text(ttl), reinstated}

@@ -1,0 +1,115 @@
+"""Writers' logs in the store: open, append, read back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from runlease_coordinator.domain.errors import InvalidField, Stale
+from runlease_coordinator.domain.metrics import Entry, Writer, WriterPosition
+from runlease_coordinator.store.keys import run_keys
+from runlease_coordinator.store.leases import refuse_fence
+from runlease_coordinator.store.store import Store
+
+#: Entries of one read; with batches of about 100 kB a page stays below 10 MB.
+_PAGE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """An entry is in the log (or was before); everything up to ``seq`` is."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The entry's seq jumps; nothing is stored. The log goes on behind ``seq``."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """A stored entry of points, as it lies in the log."""
+
+    fence: int
+    writer: str
+    segment: int
+    payload: bytes
+
+
+class MetricStore:
+    """The log operations, one script each."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the store."""
+        self._store = store
+
+    async def open_writer(self, writer: Writer) -> WriterPosition:
+        """Hand the writer to the session; returns where its log goes on.
+
+        Raises:
+            Stale: the fence is not the run's.
+            RunDeleted, Unavailable.
+        """
+        keys = run_keys(writer.project, writer.canonical_id)
+        verdict, rest = await self._store.run(
+            "open_writer",
+            (keys.partition.meta, keys.run, keys.seq),
+            (writer.fence, writer.name, writer.session),
+            on=self._store.metrics,
+        )
+        if verdict != "OPENED":
+            refuse_fence(verdict, rest, writer.project, writer.canonical_id, writer.fence, self._store)
+        return WriterPosition(seq=int(rest[0]), segment=int(rest[1]), written=rest[2] == b"1")
+
+    async def append(self, writer: Writer, entry: Entry) -> Appended | Gap:
+        """Append one entry; a duplicate counts as appended.
+
+        Raises:
+            Stale: the fence is not the run's, or another session has the writer.
+            InvalidField: the entry names another segment than the writer's.
+            RunDeleted, Unavailable.
+        """
+        keys = run_keys(writer.project, writer.canonical_id)
+        verdict, rest = await self._store.run(
+            "append",
+            (keys.partition.meta, keys.run, keys.attempts, keys.log, keys.seq, keys.ckpt, keys.ckptdoc),
+            (
+                writer.fence,
+                writer.name,
+                writer.session,
+                entry.seq,
+                entry.segment,
+                entry.kind.value,
+                entry.payload,
+                entry.points,
+                entry.step,
+            ),
+            on=self._store.metrics,
+        )
+        match verdict:
+            case "APPENDED" | "DUPLICATE":
+                return Appended(int(rest[0]))
+            case "GAP":
+                return Gap(int(rest[0]))
+            case "SEGMENT":
+                raise InvalidField("entry.segment", f"the writer is in segment {int(rest[0])}, not {entry.segment}")
+            case "SESSION":
+                raise Stale("SESSION_TAKEN", f"another process has opened writer {writer.name!r} since")
+        refuse_fence(verdict, rest, writer.project, writer.canonical_id, writer.fence, self._store)
+
+    async def points(self, project: str, canonical_id: str, last_id: str) -> AsyncIterator[LogEntry]:
+        """Yield the entries of points up to and including ``last_id``, in order."""
+        log, start = run_keys(project, canonical_id).log, "-"
+        while last_id:
+            page = await self._store.reads.call("XRANGE", log, start, last_id, "COUNT", _PAGE)
+            for entry_id, flat in page:
+                fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                if fields[b"k"] == b"p":
+                    fence = int(entry_id.partition(b"-")[0])
+                    yield LogEntry(fence, fields[b"w"].decode(), int(fields[b"g"]), fields[b"b"])
+            if len(page) < _PAGE:
+                return
+            start = "(" + page[-1][0].decode()

@@ -1,0 +1,197 @@
+"""Runs in the store: read, list, update, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from runlease_coordinator.domain.errors import LeaseHeld, RunDeleted, RunIdCollision, RunNotFound
+from runlease_coordinator.domain.runs import Checkpoint, Run, RunState
+from runlease_coordinator.store.keys import PARTITIONS, partition_keys, partition_of, run_keys
+from runlease_coordinator.store.leases import given, refuse_fence
+from runlease_coordinator.store.records import attempts_of, checkpoint_of, fields_of, run_of
+from runlease_coordinator.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A run in full as of one moment, and the ID of the last entry of its log then ('' if none)."""
+
+    run: Run
+    last_entry: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListPosition:
+    """Where a listing goes on: behind this project, and within it behind this update time and run."""
+
+    project: str = ""
+    updated: str = "+inf"
+    canonical_id: str = ""
+
+
+class RunStore:
+    """The run operations, one script each."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the store."""
+        self._store = store
+
+    async def get_run(self, project: str, run_id: str, canonical_id: str, *, full: bool = True) -> Snapshot:
+        """Read a run, deleted ones too; ``full`` adds attempts and checkpoints.
+
+        Raises:
+            RunNotFound: there is none.
+            RunIdCollision: ``run_id`` is neither the canonical form nor the form as first typed.
+            Unavailable.
+        """
+        keys = run_keys(project, canonical_id)
+        verdict, rest = await self._store.run(
+            "get_run",
+            (keys.partition.meta, keys.run, keys.attempts, keys.ckpt, keys.ckptdoc, keys.log),
+            ("1" if full else "0",),
+            on=self._store.reads,
+        )
+        if verdict == "ABSENT":
+            raise RunNotFound(project, run_id)
+        now_us = self._store.clock.seen_us
+        flat_record, flat_attempts, visible, documents, last_entry, top = rest
+        record = fields_of(flat_record)
+        if run_id not in (record["id"], canonical_id):
+            raise RunIdCollision(project, run_id, record["id"])
+        run = run_of(
+            project,
+            canonical_id,
+            record,
+            now_us,
+            checkpoint=checkpoint_of(top),
+            attempts=attempts_of(fields_of(flat_attempts), record) if full else (),
+            checkpoints=_checkpoints(visible, documents),
+        )
+        return Snapshot(run, last_entry.decode())
+
+    async def list_runs(
+        self, project: str, states: frozenset[RunState], tags: frozenset[str], size: int, after: ListPosition
+    ) -> tuple[list[Run], ListPosition | None]:
+        """Return up to ``size`` runs, most recently updated first within a project, and where the list goes on."""
+        projects = [project] if project else await self._projects()
+        found: list[Run] = []
+        for name in projects:
+            if name < after.project:
+                continue
+            position = after if name == after.project else ListPosition(name)
+            while True:
+                runs, next_position = await self._page(position, size)
+                for run in runs:
+                    if (not states or run.state in states) and tags <= set(run.tags):
+                        found.append(run)
+                        if len(found) == size:
+                            return found, ListPosition(name, str(run.updated_us), run.canonical_id)
+                if next_position is None:
+                    break
+                position = next_position
+        return found, None
+
+    async def _projects(self) -> list[str]:
+        names: list[str] = []
+        for number in range(PARTITIONS):
+            partition = partition_keys(number)
+            keys = (partition.meta, partition.projects)
+            _, (found,) = await self._store.run("list_projects", keys, on=self._store.reads)
+            names.extend(name.decode() for name in found)
+        return sorted(names)
+
+    async def _page(self, after: ListPosition, size: int) -> tuple[list[Run], ListPosition | None]:
+        partition = partition_keys(partition_of(after.project))
+        keys = (partition.meta, partition.runs(after.project))
+        _, (flat,) = await self._store.run("list_runs", keys, (after.updated, size + 1), on=self._store.reads)
+        # Runs of the same microsecond come in descending order of their ID, the one we stopped at first.
+        rows = [(run_id.decode(), score.decode()) for run_id, score in zip(flat[::2], flat[1::2], strict=True)]
+        at = float(after.updated)
+        fresh = [row for row in rows if not after.canonical_id or float(row[1]) < at or row[0] < after.canonical_id]
+        runs = await asyncio.gather(*(self._summary(after.project, run_id) for run_id, _ in fresh))
+        more = ListPosition(after.project, rows[-1][1], rows[-1][0]) if len(rows) > size and fresh else None
+        return [run for run in runs if run is not None], more
+
+    async def _summary(self, project: str, canonical_id: str) -> Run | None:
+        try:
+            return (await self.get_run(project, canonical_id, canonical_id, full=False)).run
+        except RunNotFound:  # deleted since the page was read
+            return None
+
+    async def update_run(
+        self,
+        project: str,
+        canonical_id: str,
+        fence: int,
+        *,
+        name: str | None,
+        notes: str | None,
+        tags: Sequence[str] | None,
+        config: Mapping[str, str],
+        summary: Mapping[str, str],
+    ) -> None:
+        """Change what people say about a run; None leaves a field alone, ``fence`` 0 names none.
+
+        Raises:
+            RunNotFound, RunDeleted, Unavailable.
+            Stale: the fence is not the run's.
+        """
+        keys = run_keys(project, canonical_id)
+        pairs = [(f"config.{key}", value) for key, value in config.items()]
+        pairs += [(f"summary.{key}", value) for key, value in summary.items()]
+        verdict, rest = await self._store.run(
+            "update_run",
+            (keys.partition.meta, keys.run, keys.attempts, keys.runs, keys.partition.events),
+            (
+                project,
+                canonical_id,
+                fence,
+                given(name),
+                given(notes),
+                given(None if tags is None else json.dumps(list(tags), ensure_ascii=False)),
+                *(item for pair in pairs for item in pair),
+            ),
+        )
+        match verdict:
+            case "UPDATED":
+                return
+            case "ABSENT":
+                raise RunNotFound(project, canonical_id)
+            case "DELETED":
+                raise RunDeleted(project, canonical_id)
+        refuse_fence(verdict, rest, project, canonical_id, fence, self._store)
+
+    async def delete_run(self, project: str, run_id: str, canonical_id: str, fence: int, reason: str) -> None:
+        """Mark a run deleted, if ``fence`` is still its last. Idempotent.
+
+        Raises:
+            RunNotFound, Unavailable.
+            LeaseHeld: a live lease is held.
+            Stale: the run was granted since the caller saw it.
+        """
+        keys = run_keys(project, canonical_id)
+        verdict, rest = await self._store.run(
+            "delete_run",
+            (keys.partition.meta, keys.run, keys.runs, keys.partition.events),
+            (project, canonical_id, fence, reason),
+        )
+        match verdict:
+            case "DELETED":
+                return
+            case "ABSENT":
+                raise RunNotFound(project, run_id)
+            case "HELD":
+                raise LeaseHeld(run_of(project, canonical_id, fields_of(rest[0]), self._store.clock.seen_us))
+        refuse_fence(verdict, rest, project, canonical_id, fence, self._store)
+
+
+def _checkpoints(visible: Sequence[bytes], documents: Sequence[bytes]) -> list[Checkpoint]:
+    shown = set(visible)
+    found = [
+        checkpoint_of(document, superseded=name not in shown)
+        for name, document in zip(documents[::2], documents[1::2], strict=True)
+    ]
+    return sorted((c for c in found if c is not None), key=lambda c: (c.step, c.fence))

@@ -1,0 +1,115 @@
+"""The store: three connections, the scripts, and its clock as far as the coordinator knows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio.connection import ConnectionPool
+
+from runlease_coordinator.domain.errors import Unavailable
+from runlease_coordinator.store.connection import StoreConnection
+from runlease_coordinator.store.keys import PARTITIONS, SCHEMA_VERSION, partition_keys
+from runlease_coordinator.store.scripts import scripts
+
+#: How old a request may be by store time when its script runs (DESIGN section 5).
+REQUEST_AGE_US = 30_000_000
+
+
+class StoreClock:
+    """What the store's TIME should be now, from the last answer and the time since."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self.seen_us = 0
+        self._seen_at = 0.0
+
+    def observe(self, now_us: int) -> None:
+        """Take the store time that an answer carried."""
+        self.seen_us = now_us
+        self._seen_at = time.monotonic()
+
+    def latest_us(self) -> int:
+        """Return the store time until which a request that arrives now may be decided."""
+        return self.seen_us + int((time.monotonic() - self._seen_at) * 1e6) + REQUEST_AGE_US
+
+
+class Store:
+    """Runs scripts; control calls, metrics and reads each have a connection, so none waits behind another's bulk."""
+
+    def __init__(self, url: str) -> None:
+        """Take a ``redis://``, ``rediss://`` or ``unix://`` URL; `start` connects."""
+        pool = ConnectionPool.from_url(url, client_name="runlease-coordinator", protocol=2)
+        self.clock = StoreClock()
+        self.control = StoreConnection(pool, "control")
+        self.metrics = StoreConnection(pool, "metrics")
+        self.reads = StoreConnection(pool, "reads")
+        self._scripts = scripts()
+
+    async def start(self, timeout_s: float = 10.0) -> None:
+        """Connect.
+
+        Raises:
+            Unavailable: not connected in time.
+        """
+        for connection in (self.control, self.metrics, self.reads):
+            await connection.start(timeout_s)
+        seconds, microseconds = await self.control.call("TIME")
+        self.clock.observe(int(seconds) * 1_000_000 + int(microseconds))
+
+    async def close(self) -> None:
+        """Disconnect."""
+        for connection in (self.control, self.metrics, self.reads):
+            await connection.close()
+
+    async def run(
+        self, name: str, keys: tuple[str, ...], args: tuple[Any, ...] = (), *, on: StoreConnection | None = None
+    ) -> tuple[str, Sequence[Any]]:
+        """Run an operation; returns its verdict and what comes behind verdict and store time.
+
+        Raises:
+            Unavailable: the store is away, was never opened, is in quarantine, or had the request too long.
+        """
+        answer = await (on or self.control).run(self._scripts[name], keys, args)
+        verdict = answer[0].decode()
+        if len(answer) > 1:
+            self.clock.observe(int(answer[1]))
+        match verdict:
+            case "UNBOOTSTRAPPED":
+                raise Unavailable(
+                    verdict, "this store was never opened, or lost its data: see `runlease bootstrap --help`", 5000
+                )
+            case "QUARANTINE":
+                left_ms = int(answer[2]) // 1000 + 1
+                raise Unavailable(
+                    verdict, f"the store was restarted or failed over: no grants for {left_ms / 1000:.1f} s", left_ms
+                )
+            case "TOO_OLD":
+                raise Unavailable("REQUEST_TOO_OLD", "the request waited for the store for over 30 s: repeat it")
+        return verdict, answer[2:]
+
+    async def bootstrap(self, *, max_ttl_us: int, quarantine: bool, take_over: bool) -> int:
+        """Open all partitions; returns how many were not open before.
+
+        Args:
+            max_ttl_us: the longest lease that may exist.
+            quarantine: whether a loss of data starts one (an embedded store loses nothing acknowledged).
+            take_over: open partitions that exist already under the store's present incarnation.
+        """
+        quarantine_us = max_ttl_us * 101 // 100 if quarantine else 0
+        args = (quarantine_us, max_ttl_us, SCHEMA_VERSION, "1" if take_over else "0")
+        verdicts = [
+            (await self.run("bootstrap", (partition_keys(number).meta,), args))[0] for number in range(PARTITIONS)
+        ]
+        return verdicts.count("OPENED")
+
+    async def is_open(self) -> bool:
+        """Return whether every partition was opened once."""
+        metas = [partition_keys(number).meta for number in range(PARTITIONS)]
+        return all([await self.control.call("EXISTS", meta) for meta in metas])
+
+    async def info(self, section: str) -> dict[str, str]:
+        """Return one section of the store's INFO."""
+        text: str = (await self.control.call("INFO", section)).decode()
+        return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)

@@ -1,0 +1,63 @@
+"""Fixtures that several folders share."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.coordinator import CoordinatorProcess
+
+_NUMBERS = itertools.count()
+
+
+def _redis_server() -> str:
+    binary = shutil.which("redis-server")
+    if binary is None:
+        if os.environ.get("CI"):
+            pytest.fail("redis-server is missing: .ci/run installs it")
+        pytest.skip("redis-server is not installed")
+    return binary
+
+
+def _start(kind: str, *flags: str) -> CoordinatorProcess:
+    return CoordinatorProcess(*flags, server_binary=_redis_server() if kind == "redis" else None).start()
+
+
+@pytest.fixture(scope="session")
+def coordinator() -> Iterator[CoordinatorProcess]:
+    """A coordinator on Valkey that tests share: each uses a project of its own, none kills it."""
+    process = _start("valkey", "--lock-delay", "1")
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session", params=["valkey", "redis"])
+def any_coordinator(request: pytest.FixtureRequest) -> Iterator[CoordinatorProcess]:
+    """As `coordinator`, on real Valkey and on real Redis 7."""
+    process = _start(request.param, "--lock-delay", "1")
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def start_coordinator() -> Iterator[Callable[..., CoordinatorProcess]]:
+    """Start coordinators of the test's own, with flags; they may be killed."""
+    started: list[CoordinatorProcess] = []
+
+    def start(*flags: str, kind: str = "valkey") -> CoordinatorProcess:
+        started.append(_start(kind, *flags))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.close()
+
+
+@pytest.fixture
+def project() -> str:
+    """A project that no other test uses."""
+    return f"test-{os.getpid()}-{next(_NUMBERS)}"
