@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ MISSING = "it needs plotext 6: pip install 'runlease[plot]'"
 NO_UTF8 = "it is drawn in Unicode, and this terminal's encoding is {encoding}"
 #: Narrower or flatter ones have no room for their axes.
 _SMALLEST = (20, 6)
+#: Beyond it the span of an axis may overflow.
+_HIGHEST = 1e300
 
 
 class PlotUnavailable(RuntimeError):
@@ -30,9 +31,7 @@ class Curve:
     marker: str = LINE
 
 
-def draw(
-    curves: Sequence[Curve], *, columns: int, rows: int, steps: tuple[float, float] | None = None
-) -> list[str]:
+def draw(curves: Sequence[Curve], *, columns: int, rows: int, steps: tuple[float, float] | None = None) -> list[str]:
     """Draw curves over one another into a frame of `columns` x `rows` characters; return the lines.
 
     Args:
@@ -75,9 +74,9 @@ def draw(
 def thin(steps: Sequence[int], values: Sequence[float], buckets: int) -> tuple[list[int], list[float]]:
     """Keep the lowest and the highest value of each of `buckets` equal parts of the steps, so every spike.
 
-    Steps ascend; NaN and infinities are left out.
+    Steps ascend; NaN, infinities and what is close to them are left out.
     """
-    finite = [(step, value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
+    finite = [(step, value) for step, value in zip(steps, values, strict=True) if abs(value) < _HIGHEST]
     if len(finite) > 2 * buckets:
         first, span = finite[0][0], finite[-1][0] - finite[0][0] + 1
         parts: dict[int, list[tuple[int, float]]] = {}

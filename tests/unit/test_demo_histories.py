@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,7 @@ from runlease.demo.histories import (
     superseded_kept,
     superseded_points,
 )
+from runlease.plot import MISSING
 
 STEPS = {"loss": range(6), "held_out": range(2, 6, 3)}
 
@@ -101,9 +103,7 @@ def test_a_point_that_only_one_history_has_is_named() -> None:
         (SHOWN + history(1, 3, 3), SHOWN, "the superseded steps are not 2..3 without a gap"),
     ],
 )
-def test_what_is_wrong_with_superseded_points_is_named(
-    everything: list[Point], shown: list[Point], fault: str
-) -> None:
+def test_what_is_wrong_with_superseded_points_is_named(everything: list[Point], shown: list[Point], fault: str) -> None:
     assert fault in kept(everything, shown).faults
 
 
@@ -139,7 +139,7 @@ def test_the_table_is_aligned() -> None:
 def test_the_plot_fits_the_terminal_and_obeys_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("plotext", reason="the plot needs the extra `plot`")
     monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr(screen.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
 
     def draw() -> str:
         return screen.plot("loss", uninterrupted=WHOLE, resumed=SHOWN, superseded=history(1, 2, 3), steps=6)
@@ -156,7 +156,7 @@ def test_the_plot_fits_the_terminal_and_obeys_no_color(monkeypatch: pytest.Monke
 
 
 def test_without_plotext_the_plot_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(screen.sys.modules, "plotext", None)
+    monkeypatch.setitem(sys.modules, "plotext", None)
     drawn = screen.plot("loss", uninterrupted=WHOLE, resumed=SHOWN, superseded=[], steps=6)
-    assert drawn == screen.MISSING_PLOTEXT
+    assert drawn == f"(no plot here: {MISSING})"
     assert "pip install" in drawn
