@@ -64,7 +64,10 @@ elseif kind == 'r' then
   if run[3] == '0' then -- nothing was accepted yet: the attempt just starts elsewhere
     redis.call('HSET', attempts_key, attempt .. '.start', text(step))
   else
-    redis.call('HSET', attempts_key, attempt .. '.segment.' .. text(segment) .. '.' .. writer, text(step))
+    -- A writer without a write of its own stays in its segment: what an earlier rewind hid there stays hidden.
+    local field = attempt .. '.segment.' .. text(segment) .. '.' .. writer
+    local before = tonumber(redis.call('HGET', attempts_key, field))
+    redis.call('HSET', attempts_key, field, text(math.min(step, before or step)))
     if is_main then count_from(step) end
   end
 end
