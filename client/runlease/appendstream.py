@@ -1,4 +1,4 @@
-"""One Append call: requests out and replies in, each on a thread, so that its owner never waits for the network."""
+"""One Append call: requests out and replies in, each on a thread, so that its owner never waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runlease.v1 import metrics_pb2_grpc
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """The last thing that comes back: how the call ended; no error means that the coordinator ended it."""
+    """The last thing that comes back: how the call ended; without an error the coordinator ended it."""
 
     error: grpc.RpcError | None
 
@@ -43,8 +43,6 @@ class AppendStream:
             ValueError: the channel is closed.
             RuntimeError: the interpreter is ending and starts no more threads.
         """
-        #: Whether the coordinator has said where its log ends; kept by the owner.
-        self.is_open = False
         self._deliver = deliver
         self._ended = threading.Event()
         self._requests: SimpleQueue[pb.AppendRequest | None] = SimpleQueue()

@@ -7,7 +7,7 @@ Pure: no threads, no gRPC, no clock; one thread at a time uses it. What is logge
 Rows wait as they were logged and are packed into columns only when there is room on the wire, so what the
 memory bound drops is always rows, oldest first; commits and rewinds (marks) are never dropped. Entries bear
 no number of their own: the one at place i is the coordinator's last seq + 1 + i, which cannot leave a gap.
-After a break the coordinator says where its log ends; what it has goes from the front, sending starts behind it.
+After a break the coordinator says where its log ends: what it has goes from the front, the rest is sent again.
 
 The segment is the coordinator's to decide as well: it grows with a rewind that comes after a write. A write
 that was refused is none, so a rewind is sent only when everything before it is settled, and nothing behind it

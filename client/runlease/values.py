@@ -88,8 +88,7 @@ class MetricReader:
                     return keys, tuple(read)  # type: ignore[arg-type]  # `in` narrows no list
         elif not isinstance(metrics, Mapping):
             raise InvalidArgument(
-                f"metrics are a mapping of names to numbers, not {type(metrics).__name__}: "
-                'log({"loss": 0.3})',
+                f'metrics are a mapping of names to numbers, not {type(metrics).__name__}: log({{"loss": 0.3}})',
                 field="metrics",
             )
         return self._read_each(metrics)
@@ -133,9 +132,7 @@ class MetricReader:
     def _refuse(self, key: object, problem: str) -> None:
         self._bad += 1
         name = _shown(key)
-        message = (
-            f"metric {name} is not logged: {problem}; log numbers under names of 1..{MAX_KEY} characters"
-        )
+        message = f"metric {name} is not logged: {problem}; log numbers under names of 1..{MAX_KEY} characters"
         if self._strict:
             raise InvalidArgument(message, field=f"metrics[{name}]")
         if name not in self._warned and len(self._warned) < _REMEMBERED:

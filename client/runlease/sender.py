@@ -1,0 +1,248 @@
+"""A writer's side of the Append protocol: when to connect, what to send, what an answer means.
+
+Its owner calls `turn` on one thread, whenever something is there or the time is up that `next_at` names. Nothing
+in here waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from collections import deque
+from collections.abc import Callable
+
+import grpc
+
+from runlease.appendstream import AppendStream, Reply, StreamEnd
+from runlease.buffer import Buffer, Item, SessionTaken, WriterSettings
+from runlease.exceptions import CoordinatorUnavailable, InvalidArgument, RunleaseError, StaleFence
+from runlease.status import error_from
+from runlease.v1 import metrics_pb2 as pb
+
+#: Statuses that another attempt cannot mend.
+_TERMINAL = frozenset(
+    {
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+#: Seconds that a clean end of the stream may take.
+_FAREWELL_S = 0.2
+_NUMBERS = re.compile(r"\d+")
+
+log = logging.getLogger("runlease")
+
+
+class Stopped(Exception):
+    """The writer may never write again; `error` says why."""
+
+    def __init__(self, error: RunleaseError) -> None:
+        """Hold the reason."""
+        super().__init__(str(error))
+        self.error = error
+
+
+class Sender:
+    """Keeps a stream open while there is something to send, and the buffer in step with it."""
+
+    def __init__(
+        self, open_stream: Callable[[], AppendStream], name: str, settings: WriterSettings, now: float
+    ) -> None:
+        """Take what opens a stream, what to call the log in warnings, and the pace."""
+        self.buffer = Buffer(settings)
+        #: The last thing that went wrong.
+        self.last_error = ""
+        self._open_stream = open_stream
+        self._name = name
+        self._settings = settings
+        self._stream: AppendStream | None = None
+        self._is_open = False
+        self._drain_at: float | None = None
+        self._retry_at = self._heard_at = now
+        self._backoff_s = settings.backoff_min_s
+        self._random = random.Random()  # the global one is the training's, and seeded
+        self._troubled = False
+        self._drops_told = 0
+        self._fields_told: set[str] = set()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a stream is open and the coordinator has said where its log ends."""
+        return self._is_open
+
+    def turn(self, inbox: deque[Item], replies: deque[tuple[AppendStream, Reply]], now: float) -> None:
+        """Take in what is there and do what is due.
+
+        Raises:
+            Stopped: the coordinator accepts nothing more from this writer.
+        """
+        self.buffer.take_in(inbox)
+        self._tell_drops()
+        while replies:
+            stream, reply = replies.popleft()
+            if stream is self._stream:  # not one that was given up
+                self._take_reply(reply, now)
+        self._watch(now)
+        self._connect(now)
+        self._send(now)
+
+    def next_at(self) -> float | None:
+        """Return when the next turn is due if nothing comes in before; None: not at all."""
+        buffer = self.buffer
+        times = []
+        if self._stream is None:
+            if not buffer.empty:
+                times.append(self._retry_at)
+        elif not self._is_open or buffer.in_flight:
+            times.append(self._heard_at + self._settings.silence_s)
+        if self._is_open and buffer.may_send and self._drain_at is not None:
+            times.append(self._drain_at)
+        return min(times, default=None)
+
+    def end(self, error: RunleaseError) -> AppendStream | None:
+        """Give up what is left, with the error for what waits for it; returns the stream for `part_from`."""
+        complete = self.buffer.empty and self._is_open
+        self.buffer.fail(error)
+        if not complete:
+            self._leave_stream()
+        stream, self._stream, self._is_open = self._stream, None, False
+        return stream
+
+    # To the coordinator.
+
+    def _connect(self, now: float) -> None:
+        if self._stream is not None or self.buffer.empty or now < self._retry_at:
+            return
+        try:
+            self._stream = self._open_stream()
+        except (ValueError, RuntimeError) as error:  # the channel is closed, or the interpreter is ending
+            text = f"no stream for the log of {self._name} can be opened any more: {error}"
+            raise Stopped(CoordinatorUnavailable(text)) from error
+        self._heard_at = now
+
+    def _send(self, now: float) -> None:
+        buffer = self.buffer
+        if buffer.waiting and self._drain_at is None:
+            self._drain_at = now + self._settings.drain_interval_s
+        if self._stream is None or not self._is_open:
+            return
+        due = buffer.urgent or (self._drain_at is not None and now >= self._drain_at)
+        while due or buffer.batch_is_full:
+            was_quiet = not buffer.in_flight
+            request = buffer.next_request()
+            if request is None:
+                break
+            if was_quiet:
+                self._heard_at = now
+            self._stream.send(request)
+        if not buffer.waiting:
+            self._drain_at = None
+
+    # From the coordinator.
+
+    def _take_reply(self, reply: Reply, now: float) -> None:
+        self._heard_at = now
+        if isinstance(reply, StreamEnd):
+            self._broken(reply.error, now)
+            return
+        match reply.WhichOneof("message"):
+            case "opened":
+                self._opened(reply.opened)
+            case "ack":
+                self.buffer.acknowledge(reply.ack.seq)
+                self._backoff_s = self._settings.backoff_min_s
+            case "rejected":
+                self._rejected(reply.rejected, now)
+            case "throttle":
+                # Entries behind it were refused with it: a new stream starts again at the right one.
+                self._leave_stream()
+                self._retry_at = now + reply.throttle.retry_after_ms / 1000
+
+    def _opened(self, opened: pb.Opened) -> None:
+        try:
+            entries_lost = self.buffer.opened(opened.seq, opened.segment, opened.written)
+        except SessionTaken:
+            stale = StaleFence(
+                f"another process writes the log of {self._name} under the same lease: "
+                "give each process a writer of its own, writer=NAME"
+            )
+            stale.reason = "SESSION_TAKEN"
+            raise Stopped(stale) from None
+        self._is_open = True
+        if entries_lost:
+            log.warning("the store has lost %d acknowledged batches of %s", entries_lost, self._name)
+        if self._troubled:
+            self._troubled = False
+            log.warning("metrics of %s are sent again", self._name)
+
+    def _rejected(self, rejected: pb.Rejected, now: float) -> None:
+        if rejected.expected_seq <= rejected.seq:  # a gap: start again where the coordinator's log ends
+            self._leave_stream()
+            self._back_off(now)
+            return
+        text = f"the coordinator refused {rejected.field}: {rejected.description}"
+        points = self.buffer.reject(rejected.seq, InvalidArgument(text, field=rejected.field))
+        self.last_error = text
+        field = _NUMBERS.sub("", rejected.field)
+        if field not in self._fields_told:
+            self._fields_told.add(field)
+            log.warning("%s (%d points of %s; said once per field)", text, points, self._name)
+
+    def _broken(self, error: grpc.RpcError | None, now: float) -> None:
+        if error is None:
+            self._retry("the coordinator ended the stream", now)
+            return
+        mapped = error_from(error)
+        if isinstance(error, grpc.Call) and error.code() in _TERMINAL:
+            raise Stopped(mapped)
+        self._retry(str(mapped), now)
+
+    # Trouble.
+
+    def _watch(self, now: float) -> None:
+        """Give up a stream that answers nothing though an answer is due."""
+        answer_due = self._stream is not None and (not self._is_open or self.buffer.in_flight > 0)
+        if answer_due and now >= self._heard_at + self._settings.silence_s:
+            self._retry(f"no answer for {self._settings.silence_s:g} s", now)
+
+    def _retry(self, why: str, now: float) -> None:
+        self._leave_stream()
+        self._back_off(now)
+        self.last_error = why
+        if not self._troubled and not self.buffer.empty:
+            self._troubled = True
+            log.warning("metrics of %s wait in memory until they can be sent: %s", self._name, why)
+
+    def _leave_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.cancel()
+        self._stream, self._is_open = None, False
+        self.buffer.disconnected()
+
+    def _back_off(self, now: float) -> None:
+        # Jitter, or a coordinator that comes back would get all its writers at once.
+        self._retry_at = now + self._backoff_s * self._random.uniform(0.5, 1.0)
+        self._backoff_s = min(2 * self._backoff_s, self._settings.backoff_max_s)
+
+    def _tell_drops(self) -> None:
+        dropped = self.buffer.dropped
+        if dropped > 10 * self._drops_told:  # at powers of ten: news, yet no flood
+            self._drops_told = dropped
+            log.warning(
+                "memory for waiting metrics of %s is full (%d bytes): %d points, the oldest, were dropped so far",
+                self._name,
+                self._settings.buffer_bytes,
+                dropped,
+            )
+
+
+def part_from(stream: AppendStream) -> None:
+    """End a stream whose entries are all acknowledged: cleanly, or at once if that takes too long."""
+    stream.finish(_FAREWELL_S)
+    stream.cancel()

@@ -1,0 +1,490 @@
+"""The buffer against a log that decides as the coordinator does."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runlease.buffer import Buffer, Flush, Item, Mark, SessionTaken, WriterSettings
+from runlease.columns import Row
+from runlease.durable import Durable
+from runlease.exceptions import InvalidArgument, RunleaseError
+from runlease.v1 import metrics_pb2 as pb
+
+from tests.support.logserver import WriterLog, rows_of
+
+KEYS = ("loss", "acc", "lr")
+REFUSAL = InvalidArgument("refused by the test")
+
+
+def row(step: int, *keys: str, value: float = 0.5) -> Row:
+    return step, 1e9 + step, keys, tuple(value + i for i in range(len(keys)))
+
+
+def put(buffer: Buffer, *items: Item) -> None:
+    buffer.take_in(deque(items))
+
+
+def commit(step: int) -> Mark:
+    return Mark(pb.Commit(step=step, uri=f"/c/{step}", metadata={"a": "1"}), Durable())
+
+
+def rewind(step: int) -> Mark:
+    return Mark(pb.Rewind(step=step))
+
+
+def requests(buffer: Buffer) -> list[pb.Entry]:
+    return [request.entry for request in iter(buffer.next_request, None)]
+
+
+def opened_buffer(**bounds: Any) -> Buffer:
+    buffer = Buffer(WriterSettings(**bounds))
+    buffer.opened(0, 0, False)
+    return buffer
+
+
+# Batches.
+
+
+def test_rows_of_the_same_keys_make_series_without_row_numbers() -> None:
+    buffer = opened_buffer()
+    put(buffer, row(3, "loss", "acc"), row(4, "loss", "acc"))
+    (entry,) = requests(buffer)
+    assert list(entry.points.steps) == [3, 4]
+    assert list(entry.points.times) == [1e9 + 3, 1e9 + 4]
+    assert [(s.key, list(s.rows), list(s.values)) for s in entry.points.series] == [
+        ("loss", [], [0.5, 0.5]),
+        ("acc", [], [1.5, 1.5]),
+    ]
+
+
+def test_only_keys_that_are_missing_somewhere_name_their_rows() -> None:
+    buffer = opened_buffer()
+    put(buffer, row(0, "loss"), row(1, "loss", "val"), row(2, "loss"))
+    (entry,) = requests(buffer)
+    assert {s.key: list(s.rows) for s in entry.points.series} == {"loss": [], "val": [1]}
+    assert rows_of(entry.points) == [row(0, "loss"), row(1, "loss", "val"), row(2, "loss")]
+
+
+def test_a_batch_is_bounded_in_points_and_bytes() -> None:
+    buffer = opened_buffer(batch_points=10)
+    put(buffer, *(row(i, *KEYS) for i in range(7)))
+    assert buffer.batch_is_full
+    assert [len(entry.points.steps) for entry in requests(buffer)] == [3, 3, 1]
+
+    buffer = opened_buffer(batch_bytes=2000)
+    put(buffer, *(row(i, *(f"{'k' * 200}{i}{j}" for j in range(3))) for i in range(5)))
+    sizes = [entry.ByteSize() for entry in requests(buffer)]
+    assert len(sizes) == 2 + 1
+    assert max(sizes) <= 2000
+
+
+def test_a_very_wide_row_is_split_and_stays_below_a_message_of_4_mib() -> None:
+    wide = row(7, *(f"{i:05}{'ü' * 251}" for i in range(5000)))
+    buffer = opened_buffer()
+    put(buffer, wide)
+    log = WriterLog()
+    for entry in requests(buffer):
+        assert entry.ByteSize() < 1_200_000
+        log.take(entry)
+    pieces = log.rows
+    assert {(step, time_s) for step, time_s, _, _ in pieces} == {wide[:2]}
+    assert tuple(key for piece in pieces for key in piece[2]) == wide[2]
+    assert tuple(value for piece in pieces for value in piece[3]) == wide[3]
+
+
+def test_a_mark_closes_the_batch_before_it() -> None:
+    buffer = opened_buffer()
+    put(buffer, row(0, "a"), commit(0), row(1, "a"), row(2, "a"), commit(2), commit(2), row(3, "a"))
+    kinds = [(entry.WhichOneof("payload"), len(entry.points.steps)) for entry in requests(buffer)]
+    assert kinds == [("points", 1), ("commit", 0), ("points", 2), ("commit", 0), ("commit", 0), ("points", 1)]
+
+
+# Numbers and segments.
+
+
+def test_nothing_is_numbered_before_the_coordinator_has_said_where_its_log_ends() -> None:
+    buffer = Buffer(WriterSettings())
+    put(buffer, row(0, "a"), commit(0))
+    assert requests(buffer) == []
+    buffer.opened(41, 3, True)
+    assert [(entry.seq, entry.segment) for entry in requests(buffer)] == [(42, 3), (43, 3)]
+
+
+@pytest.mark.parametrize(("written", "segment"), [(False, 5), (True, 6)])
+def test_a_rewind_opens_a_segment_only_after_a_write(written: bool, segment: int) -> None:
+    buffer = Buffer(WriterSettings())
+    put(buffer, rewind(9), row(9, "a"))
+    buffer.opened(0, 5, written)
+    (first,) = requests(buffer)
+    buffer.acknowledge(1)
+    (second,) = requests(buffer)
+    assert [first.segment, second.segment] == [segment, segment]
+
+
+def test_a_refused_first_write_is_none_for_the_rewind_behind_it() -> None:
+    log, buffer = WriterLog(), opened_buffer()
+    put(buffer, row(0, "a"), rewind(5), row(5, "a"))
+    (first,) = requests(buffer)  # the rewind waits: whether there was a write is not known yet
+    log.take(first, refuse=True)
+    assert buffer.reject(1, REFUSAL) == 1
+    for seq in (2, 3):
+        (entry,) = requests(buffer)
+        log.take(entry)
+        buffer.acknowledge(seq)
+    assert log.story == [(0, "rewind", 5), (0, "row", *row(5, "a"))]
+    assert (buffer.rejected, buffer.acknowledged, buffer.empty) == (1, 1, True)
+
+
+# Window, breaks, refusals.
+
+
+def test_the_window_bounds_what_is_in_flight() -> None:
+    buffer = opened_buffer(batch_points=1, window_entries=3)
+    put(buffer, *(row(i, "a") for i in range(5)))
+    assert [entry.seq for entry in requests(buffer)] == [1, 2, 3]
+    buffer.acknowledge(2)
+    assert [entry.seq for entry in requests(buffer)] == [4, 5]
+
+
+def test_the_window_in_bytes_lets_at_least_one_entry_through() -> None:
+    buffer = opened_buffer(batch_points=1, window_bytes=1)
+    put(buffer, row(0, "a"), row(1, "a"))
+    assert [entry.seq for entry in requests(buffer)] == [1]
+    buffer.acknowledge(1)
+    assert [entry.seq for entry in requests(buffer)] == [2]
+
+
+def test_after_a_break_what_is_not_in_the_log_is_sent_again() -> None:
+    buffer = opened_buffer(batch_points=1)
+    put(buffer, *(row(i, "a") for i in range(4)))
+    before = {entry.seq: entry.SerializeToString(deterministic=True) for entry in requests(buffer)}
+    buffer.acknowledge(1)
+    buffer.disconnected()
+    assert buffer.urgent
+    assert buffer.opened(3, 0, True) == 0
+    again = {entry.seq: entry.SerializeToString(deterministic=True) for entry in requests(buffer)}
+    assert again == {4: before[4]}
+    assert buffer.acknowledged == 3
+
+
+def test_a_store_that_went_back_is_told_and_the_rest_goes_on_without_a_gap() -> None:
+    buffer = opened_buffer(batch_points=1)
+    put(buffer, *(row(i, "a") for i in range(4)))
+    requests(buffer)
+    buffer.acknowledge(3)
+    assert buffer.opened(1, 0, True) == 2
+    assert [(entry.seq, list(entry.points.steps)) for entry in requests(buffer)] == [(2, [3])]
+
+
+def test_a_log_that_holds_more_than_was_sent_is_another_writers() -> None:
+    buffer = opened_buffer(batch_points=1)
+    put(buffer, row(0, "a"), row(1, "a"))
+    requests(buffer)
+    with pytest.raises(SessionTaken):
+        buffer.opened(3, 0, True)
+
+
+def test_an_acknowledgement_beyond_what_was_sent_settles_no_more_than_that() -> None:
+    buffer = opened_buffer()
+    put(buffer, row(0, "a"), rewind(0), row(1, "a"))
+    requests(buffer)
+    buffer.acknowledge(99)
+    assert [entry.seq for entry in requests(buffer)] == [2]
+
+
+def test_refused_entries_settle_in_their_place() -> None:
+    buffer = opened_buffer(batch_points=1)
+    lost, flush = commit(1), Flush(Durable())
+    assert lost.durable is not None
+    put(buffer, row(0, "a"), lost, row(2, "a", "b"), row(3, "a"), flush)
+    requests(buffer)
+    assert buffer.reject(3, REFUSAL) == 2
+    assert buffer.reject(3, REFUSAL) == 0  # the same answer twice counts once
+    assert buffer.reject(2, REFUSAL) == 0
+    assert lost.durable.error is REFUSAL
+    assert not flush.durable.done
+    buffer.acknowledge(4)
+    assert flush.durable.done
+    assert not flush.complete
+    assert (buffer.acknowledged, buffer.rejected, buffer.empty) == (2, 2, True)
+
+
+# Promises.
+
+
+def test_a_commit_is_durable_once_acknowledged_and_fails_when_all_is_given_up() -> None:
+    first, second = commit(0), commit(1)
+    assert first.durable is not None
+    assert second.durable is not None
+    buffer = opened_buffer()
+    put(buffer, row(0, "a"), first, second)
+    requests(buffer)
+    buffer.acknowledge(2)
+    assert first.durable.wait(0)
+    assert not second.durable.wait(0)
+    error = RunleaseError("lost")
+    buffer.fail(error)
+    with pytest.raises(RunleaseError, match="lost"):
+        second.durable.wait(0)
+
+
+def test_a_flush_waits_for_what_was_logged_before_it_only() -> None:
+    buffer = opened_buffer()
+    early, late = Flush(Durable()), Flush(Durable())
+    put(buffer, early)
+    assert early.durable.done
+    assert early.complete
+    put(buffer, row(0, "a"), late, row(1, "a"))
+    (entry,) = requests(buffer)
+    assert not late.durable.done
+    buffer.acknowledge(entry.seq)
+    assert late.durable.done
+    assert late.complete
+
+
+def test_a_flush_whose_rows_are_dropped_is_not_settled_before_what_is_in_flight() -> None:
+    # Given a row in flight and one that waits, both before the flush
+    buffer = opened_buffer(window_entries=1, buffer_bytes=1200)
+    put(buffer, row(0, "a"))
+    requests(buffer)
+    flush = Flush(Durable())
+    put(buffer, row(1, "a"), flush)
+    # when newer rows push the waiting one out
+    put(buffer, *(row(i, "a") for i in range(2, 9)))
+    assert buffer.dropped
+    assert not flush.durable.done
+    # then the flush ends with the acknowledgement, and says that something is missing.
+    buffer.acknowledge(1)
+    assert flush.durable.done
+    assert not flush.complete
+
+
+def test_giving_up_counts_every_point_as_lost_and_fails_flushes() -> None:
+    buffer = opened_buffer(batch_points=2, window_entries=1)
+    flush = Flush(Durable())
+    put(buffer, *(row(i, "a") for i in range(7)), flush)
+    requests(buffer)
+    buffer.fail(RunleaseError("over"))
+    assert (buffer.lost, buffer.empty, buffer.logged) == (7, True, 7)
+    assert flush.durable.error is not None
+
+
+# The memory bound.
+
+
+def test_the_oldest_rows_drop_and_marks_never_do() -> None:
+    buffer = Buffer(WriterSettings(buffer_bytes=20_000))
+    put(buffer, commit(0), *(row(i, "a") for i in range(500)), rewind(3), *(row(i, "a") for i in range(500)))
+    assert 0 < buffer.dropped < 1000
+    log = WriterLog()
+    deliver_all(buffer, log)
+    steps = [what[2] for what in log.story if what[1] != "row"]
+    rows = [what[2] for what in log.story if what[1] == "row"]
+    assert steps == [0, 3]
+    assert rows == list(range(500 - len(rows), 500))  # the newest
+    assert buffer.acknowledged == len(rows) == 1000 - buffer.dropped
+
+
+def test_abandoned_flushes_do_not_pile_up() -> None:
+    buffer = Buffer(WriterSettings())
+    put(buffer, row(0, "a"))
+    for _ in range(1000):
+        flush = Flush(Durable())
+        put(buffer, flush)
+        flush.abandoned = True
+    assert len(buffer._flushes) <= 1
+
+
+# Any history.
+
+
+def deliver_all(buffer: Buffer, log: WriterLog) -> None:
+    """Open, send and acknowledge until nothing is left."""
+    buffer.opened(log.seq, log.segment, log.written)
+    while not buffer.empty:
+        entries = requests(buffer)
+        assert entries, "nothing may be sent, yet something waits"
+        for entry in entries:
+            hear(buffer, log.take(entry))
+
+
+def hear(buffer: Buffer, answer: pb.AppendResponse) -> None:
+    if answer.WhichOneof("message") == "ack":
+        buffer.acknowledge(answer.ack.seq)
+    else:
+        assert answer.rejected.expected_seq == answer.rejected.seq + 1, "a gap"
+        buffer.reject(answer.rejected.seq, REFUSAL)
+
+
+@dataclass
+class Wire:
+    """A stream between a buffer and a log: entries under way, answers under way."""
+
+    buffer: Buffer
+    log: WriterLog
+    entries: deque[pb.Entry] = field(default_factory=deque)
+    answers: deque[pb.AppendResponse] = field(default_factory=deque)
+    connected: bool = False
+
+    def send(self, count: int) -> None:
+        if not self.connected:
+            return
+        for _ in range(count):
+            request = self.buffer.next_request()
+            if request is None:
+                return
+            self.entries.append(pb.Entry.FromString(request.entry.SerializeToString()))
+
+    def arrive(self, count: int, *, refuse: bool = False) -> None:
+        for _ in range(min(count, len(self.entries))):
+            entry = self.entries.popleft()
+            # Rewinds of a checked client are never malformed.
+            self.answers.append(self.log.take(entry, refuse=refuse and not entry.HasField("rewind")))
+
+    def answer(self, count: int) -> None:
+        for _ in range(min(count, len(self.answers))):
+            hear(self.buffer, self.answers.popleft())
+
+    def cut(self, arriving: int) -> None:
+        """Break: some of what is under way still arrives, no answer does."""
+        self.arrive(arriving)
+        self.entries.clear()
+        self.answers.clear()
+        self.buffer.disconnected()
+        self.connected = False
+
+    def open(self) -> None:
+        if not self.connected:
+            assert self.buffer.opened(self.log.seq, self.log.segment, self.log.written) == 0
+            self.connected = True
+
+
+def story_of(items: list[Item]) -> list[tuple[Any, ...]]:
+    """The reference: every item in order, segments counted as the proto says."""
+    segment, written, story = 0, False, []
+    for item in items:
+        if isinstance(item, tuple):
+            written = True
+            story.append((segment, "row", *item))
+        elif isinstance(item, Mark) and isinstance(item.payload, pb.Rewind):
+            segment += written
+            story.append((segment, "rewind", item.payload.step))
+        elif isinstance(item, Mark):
+            written = True
+            story.append((segment, "commit", item.payload.step))
+    return story
+
+
+small = st.integers(0, 4)
+logged = st.one_of(
+    st.tuples(st.just("row"), small, st.sets(st.sampled_from(KEYS), min_size=1)),
+    st.tuples(st.just("row"), small, st.just({"loss"})),
+    st.tuples(st.just("commit"), small),
+    st.tuples(st.just("rewind"), small),
+    st.tuples(st.just("flush")),
+)
+done = st.one_of(st.tuples(st.sampled_from(["send", "arrive", "answer", "cut"]), small), st.tuples(st.just("open")))
+bounds = st.builds(
+    WriterSettings,
+    batch_points=st.sampled_from([1, 3, 10_000]),
+    batch_bytes=st.sampled_from([100, 1 << 18]),
+    window_entries=st.sampled_from([1, 2, 64]),
+)
+
+
+def item_of(action: tuple[Any, ...]) -> Item | None:
+    match action:
+        case ("row", step, keys):
+            # In one order of keys, as they come back from columns in the order of their first row.
+            return row(step, *sorted(keys), value=step / 3)
+        case ("commit", step):
+            return commit(step)
+        case ("rewind", step):
+            return rewind(step)
+        case ("flush",):
+            return Flush(Durable())
+    return None
+
+
+def run(wire: Wire, actions: list[tuple[Any, ...]]) -> list[Item]:
+    items: list[Item] = []
+    for action in actions:
+        if (item := item_of(action)) is not None:
+            items.append(item)
+            put(wire.buffer, item)
+            continue
+        name, *arguments = action
+        if name == "refuse":
+            wire.arrive(*arguments, refuse=True)
+        else:
+            getattr(wire, name)(*arguments)
+    return items
+
+
+def by_key(story: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Rows as mappings: the order of keys within a row is not kept."""
+    return [(*what[:4], dict(zip(what[4], what[5], strict=True))) if what[1] == "row" else what for what in story]
+
+
+@given(st.lists(st.one_of(logged, done), max_size=60), bounds)
+@settings(max_examples=300, deadline=None)
+def test_any_history_with_any_breaks_arrives_once_and_in_order(
+    actions: list[tuple[Any, ...]], limits: WriterSettings
+) -> None:
+    wire = Wire(Buffer(limits), WriterLog())
+    items = run(wire, actions)
+    wire.cut(0)
+    deliver_all(wire.buffer, wire.log)
+    assert by_key(wire.log.story) == by_key(story_of(items))
+    assert [entry.seq for entry in wire.log.entries] == list(range(1, wire.log.seq + 1))
+    points = sum(len(item[3]) for item in items if isinstance(item, tuple))
+    assert wire.buffer.acknowledged == wire.buffer.logged == points
+    assert wire.buffer._bytes == 0
+    for item in items:
+        if isinstance(item, Flush):
+            assert item.durable.done
+            assert item.complete
+        elif isinstance(item, Mark) and item.durable is not None:
+            assert item.durable.done
+            assert item.durable.error is None
+
+
+refusals = st.tuples(st.just("refuse"), small)
+
+
+@given(
+    st.lists(st.one_of(logged, logged, done, refusals), max_size=60),
+    bounds,
+    st.sampled_from([1500, 3000, 1 << 26]),
+)
+@settings(max_examples=300, deadline=None)
+def test_refusals_and_drops_leave_gaps_in_the_points_only(
+    actions: list[tuple[Any, ...]], limits: WriterSettings, memory: int
+) -> None:
+    limits = WriterSettings(
+        batch_points=limits.batch_points,
+        batch_bytes=limits.batch_bytes,
+        window_entries=limits.window_entries,
+        buffer_bytes=memory,
+    )
+    wire = Wire(Buffer(limits), WriterLog())
+    items = run(wire, actions)
+    wire.cut(0)
+    deliver_all(wire.buffer, wire.log)
+    buffer, log = wire.buffer, wire.log
+    # What arrived is a subsequence of what was logged, and every rewind is there.
+    rest = iter(what[1:] for what in by_key(story_of(items)))
+    assert all(any(what[1:] == other for other in rest) for what in by_key(log.story))
+    rewinds = [item for item in items if isinstance(item, Mark) and isinstance(item.payload, pb.Rewind)]
+    assert sum(what[1] == "rewind" for what in log.story) == len(rewinds)
+    # The books balance. An entry refused just before a break counts as acknowledged: its seq is used up.
+    stored = sum(len(what[5]) for what in log.story if what[1] == "row")
+    assert buffer.logged == buffer.acknowledged + buffer.dropped + buffer.rejected
+    assert buffer.acknowledged >= stored
+    assert buffer._bytes == 0
+    assert all(item.durable.done for item in items if isinstance(item, Flush))
