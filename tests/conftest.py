@@ -10,8 +10,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.puppet import Puppet
 
 _NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def redis_binary() -> str:
+    """Debian's Redis 7; missing at home the test is skipped, in CI it fails."""
+    return _redis_server()
 
 
 def _redis_server() -> str:
@@ -61,3 +68,25 @@ def start_coordinator() -> Iterator[Callable[..., CoordinatorProcess]]:
 def project() -> str:
     """A project that no other test uses."""
     return f"test-{os.getpid()}-{next(_NUMBERS)}"
+
+
+@pytest.fixture
+def start_puppet() -> Iterator[Callable[[CoordinatorProcess], Puppet]]:
+    """Start trainer processes that do what the test says."""
+    started: list[Puppet] = []
+
+    def start(of: CoordinatorProcess, **env: str) -> Puppet:
+        started.append(Puppet(of.env | env))
+        return started[-1]
+
+    yield start
+    for puppet in started:
+        puppet.close()
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the caller's own runs and jobs out of the tests."""
+    for name in os.environ:
+        if name.startswith(("RUNLEASE_", "WANDB_", "SLURM_")):
+            monkeypatch.delenv(name)

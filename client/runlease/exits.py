@@ -13,6 +13,8 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
+import runlease
+
 if TYPE_CHECKING:
     from runlease.runs import Run
 
@@ -52,11 +54,27 @@ def active() -> list[Run]:
     return list(_active)
 
 
+class _Exit(SystemExit):
+    """What our `sys.exit` raises: it notices when somebody catches it, and then the process goes on."""
+
+    def __del__(self) -> None:
+        """Take the outcome back, unless the interpreter itself has dropped the exception, which ends the process."""
+        global _outcome
+        if sys._getframe().f_back is not None:
+            _outcome = "finished"
+
+
+_Exit.__name__ = _Exit.__qualname__ = "SystemExit"
+
+
 def _sys_exit(status: object = None, /) -> NoReturn:
     global _outcome
-    _outcome = "finished" if status is None or status == 0 else "failed"
-    _exit(status)  # type: ignore[arg-type]  # whatever the caller gave goes through unchanged
-    raise AssertionError("sys.exit returned")
+    try:
+        _exit(status)  # type: ignore[arg-type]  # whatever the caller gave; others may have wrapped it before us
+    except SystemExit as error:
+        code = error.code
+    _outcome = "finished" if code in (None, 0) else "failed"
+    raise _Exit(code)
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -81,3 +99,4 @@ def _forget_in_child() -> None:
     for run in _active:
         run.forked()
     _active.clear()
+    runlease.run = None

@@ -155,6 +155,12 @@ class Lease:
             return False
         return True
 
+    def lose_in_child(self) -> None:
+        """Lose the lease in a forked child: only the parent holds it. Silent; the child's locks are its own."""
+        self._lock, self.lost = threading.Lock(), threading.Event()
+        self._machine.lost(Loss("forked", "this process was forked from the one that holds the run"))
+        self.lost.set()
+
     @property
     def raises_when_lost(self) -> bool:
         """Whether the run's calls raise `LeaseLost` (the default of `on_lost`)."""

@@ -12,7 +12,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Protocol
 
 from runlease import exits
-from runlease.exceptions import CoordinatorUnavailable, InvalidArgument, LeaseLost, RunleaseError
+from runlease.exceptions import CoordinatorUnavailable, InvalidArgument, RunleaseError
 from runlease.lease import Lease
 from runlease.leasestate import LeaseState
 from runlease.records import OUTCOMES, Checkpoint, dump_json
@@ -72,6 +72,7 @@ class Run:
         config: what was given at `init` merged over what was there.
         summary: what `update(summary=)` has set.
         lease: tells whether this process still holds the run.
+        ignored: calls of `log` that did nothing, in a forked child or after a loss that ``on_lost`` handles.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Run:
         self.attempt, self.fence, self.checkpoint = attempt, fence, checkpoint
         self._config, self._summary = dict(config), dict(summary)
         self.lease = lease
+        self.ignored = 0
         self._writer, self._session = writer, session
         self._reader = MetricReader(strict=strict)
         self._clock = clock
@@ -109,7 +111,7 @@ class Run:
         self._lock = threading.RLock()
         self._pending: tuple[int, float, dict[str, float]] | None = None
         self._unsent: dict[str, Any] = {}
-        self._logged = self._finished = self._forked = self._fork_warned = False
+        self._logged = self._finished = self._forked = False
 
     def __repr__(self) -> str:
         """Return the run's path, attempt and next step."""
@@ -203,8 +205,6 @@ class Run:
         at, where = check_step(step), _uri(uri)
         texts = _json("metadata", metadata or {})
         with self._lock:
-            if self._forked:
-                raise self._fork_error("commit_checkpoint")
             self._require_lease()
             self._flush_pending()
             self.step = max(self.step, at + 1)
@@ -228,8 +228,6 @@ class Run:
         """
         at = check_step(step)
         with self._lock:
-            if self._forked:
-                raise self._fork_error("rewind")
             self._require_lease()
             self._flush_pending()
             self._writer.rewind(at)
@@ -257,8 +255,6 @@ class Run:
         changes = {"notes": notes, "tags": tags, "name": name}
         merged = {"config": _json("config", config or {}), "summary": _json("summary", summary or {})}
         with self._lock:
-            if self._forked:
-                raise self._fork_error("update")
             self._require_lease()
             self._config.update(config or {})
             self._summary.update(summary or {})
@@ -315,7 +311,8 @@ class Run:
         lost = self.lease.state is LeaseState.LOST
         # The release gets a fifth of the time for itself, so that a slow log does not cost the outcome too.
         delivered = False if lost else self._writer.close(timeout * 0.8)
-        left = self._writer.stats()
+        stats = self._writer.stats()
+        left = stats.buffered + stats.lost
         if lost:
             self._writer.abandon()
         elif self._unsent:
@@ -325,8 +322,8 @@ class Run:
         exits.forget(self)
         if self._on_finish is not None:
             self._on_finish(self)
-        if not delivered and left.buffered:
-            print(f"runlease: {left.buffered} points of {self.project}/{self.id} were not delivered", file=sys.stderr)
+        if left:
+            print(f"runlease: {left} points of {self.project}/{self.id} were not delivered", file=sys.stderr)
         return delivered and released
 
     def _release(self, outcome: str, timeout_s: float) -> bool:
@@ -359,35 +356,22 @@ class Run:
         """Mark this copy as a forked child's: it logs nothing and ends nothing."""
         self._forked = True
         self._lock = threading.RLock()  # the parent's may have been held in the moment of the fork
+        self.lease.lose_in_child()
         self._writer.abandon()
 
     def _may_write(self) -> bool:
-        if self._forked:
-            if not self._fork_warned:
-                self._fork_warned = True
-                log.warning("%s", self._fork_error("log"))
-            return False
-        if self._finished:
+        if self._finished or (self.lease.lost.is_set() and self.lease.raises_when_lost and not self._forked):
             raise self.lease.loss_error()
-        if self.lease.lost.is_set():
-            if self.lease.raises_when_lost:
-                raise self.lease.loss_error()
-            return False
-        return True
+        if not self.lease.lost.is_set():
+            return True
+        self.ignored += 1
+        if self._forked and self.ignored == 1:
+            log.warning("runlease: log() does nothing here: %s", self.lease.loss_error())
+        return False
 
     def _require_lease(self) -> None:
         if self._finished or self.lease.lost.is_set():
             raise self.lease.loss_error()
-
-    def _fork_error(self, call: str) -> LeaseLost:
-        return LeaseLost(
-            f"{call}: this process was forked from the one that holds {self.project}/{self.id}; "
-            "only that one writes the run",
-            cause="forked",
-            project=self.project,
-            run_id=self.id,
-            fence=self.fence,
-        )
 
 
 def _uri(uri: str | os.PathLike[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sys
@@ -22,7 +23,7 @@ from runlease.exceptions import CoordinatorUnavailable, LeaseHeld, LeaseLost, Ru
 from runlease.holder import this_process
 from runlease.ids import MAIN_WRITER, canonical_id
 from runlease.lease import Lease, Renewer
-from runlease.leasestate import LeaseMachine
+from runlease.leasestate import LeaseMachine, Loss
 from runlease.names import generate_name
 from runlease.records import holder_message
 from runlease.request import DEFAULT_TTL_S, RESUME_MODES, Request, resolve
@@ -30,6 +31,8 @@ from runlease.runs import Run
 from runlease.settings import read_environment
 from runlease.v1 import leases_pb2, leases_pb2_grpc, runs_pb2, runs_pb2_grpc
 from runlease.writer import LogWriter
+
+log = logging.getLogger("runlease")
 
 #: A grant that took longer than this part of its ttl to arrive is confirmed before it is believed.
 _CONFIRM_AFTER = 1 / 6
@@ -202,9 +205,13 @@ def _online_run(request: Request, address: str, metadata: Sequence[tuple[str, st
 
 
 def _stale_log(lease: Lease, renewer: Renewer, error: runlease.RunleaseError) -> None:
-    # The log says that the fence is old, or that the run is gone; a renewal tells why and who holds it now.
-    if not lease.lose_by(error):
-        renewer.renew()
+    # Of a fence that is old the log's answer tells all; of anything else a renewal tells whether the lease is, too.
+    if lease.lose_by(error) or not renewer.renew():
+        return
+    if isinstance(error, StaleFence):
+        lease.lose(Loss("taken over", str(error)))
+    else:
+        log.error("runlease: nothing more of %s/%s is delivered: %s", lease.project, lease.run_id, error)
 
 
 class OnlineSession:

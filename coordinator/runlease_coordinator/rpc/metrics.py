@@ -58,10 +58,10 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
             await reader
         finally:
             self._readers.discard(reader)
-            reader.cancel()
             while not answers.empty():  # also lets a reader that waits for a place end
                 if task := answers.get_nowait():
-                    task.cancel()
+                    _drop(task)
+            _drop(reader)
 
     def drain(self) -> None:
         """End all streams once what they have sent is answered; their writers go on elsewhere, or later."""
@@ -102,6 +102,14 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
         for series in await self._history.read(*name, _query(request)):
             for start in range(0, len(series.steps), _POINTS_A_MESSAGE):
                 yield _series_message(series, slice(start, start + _POINTS_A_MESSAGE))
+
+
+def _drop(task: asyncio.Task[Any]) -> None:
+    """End a task whose outcome nobody waits for; asyncio would complain of an error that nobody looked at."""
+    if not task.done():
+        task.cancel()
+    elif not task.cancelled():
+        task.exception()
 
 
 async def _merged(answers: _Answers) -> AsyncIterator[pb.AppendResponse]:

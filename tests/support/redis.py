@@ -1,0 +1,62 @@
+"""An external Redis or Valkey of a test's own, on a Unix socket and, if asked, on a loopback port or with TLS."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.support.wait import until
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make_certificate(directory: Path) -> tuple[Path, Path]:
+    """Write a self-signed certificate of localhost; returns the paths of certificate and key."""
+    certificate, key = directory / "cert.pem", directory / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+class RedisServer:
+    """One server process; `options` are lines of its configuration."""
+
+    def __init__(self, *options: str, binary: str, port: int = 0) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="rlr-", dir="/tmp"))
+        self.socket = self.directory / "s"
+        flags = [part for option in options for part in f"--{option}".split(" ", 1)]
+        own = ["--port", str(port), "--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", ""]
+        self.process = subprocess.Popen([binary, *own, *flags], stdout=subprocess.DEVNULL)
+        until(self._answers, timeout_s=20)
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def command(self, *words: str) -> bytes:
+        """Send one command and return the raw reply."""
+        with socket.socket(socket.AF_UNIX) as link:
+            link.settimeout(5)
+            link.connect(str(self.socket))
+            link.sendall((" ".join(words) + "\r\n").encode())
+            return link.recv(65536)
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, "the server ended at once"
+        try:
+            return self.command("PING").startswith((b"+PONG", b"-NOAUTH"))
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
