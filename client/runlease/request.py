@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,18 +69,19 @@ def resolve(
     if not (callable(on_lost) or on_lost in ("raise", "terminate")):
         raise InvalidArgument(f"on_lost={on_lost!r}: 'raise', 'terminate' or a callable", field="on_lost")
     mode_, run_id, by_id = _resume(resume if resume is not None else environment.resume or "never", id)
-    run_id = run_id or environment.run_id
+    if run_id is None:
+        run_id = environment.run_id or None
     return Request(
-        project=check_project(project or environment.project or DEFAULT_PROJECT),
+        project=check_project(project if project is not None else environment.project or DEFAULT_PROJECT),
         id=_checked_id(run_id, mode_, resume_given=resume is not None or bool(environment.resume)),
         resume=mode_,
-        mode=_mode(mode or environment.mode or "online"),
+        mode=_mode(mode if mode is not None else environment.mode or "online"),
         by_id=by_id,
-        resume_step=None if resume_step is None else check_step(resume_step),
+        resume_step=_resume_step(resume_step),
         name=_text("name", name),
         notes=_text("notes", notes),
         tags=_tags(tags),
-        config=_config(config or {}),
+        config=_config({} if config is None else config),
         wait_s=_seconds("wait", wait, 0.0),
         connect_timeout_s=_seconds("connect_timeout", connect_timeout, DEFAULT_CONNECT_TIMEOUT_S),
         ttl_s=_ttl(ttl),
@@ -109,7 +110,7 @@ def _resume(resume: str | bool, given_id: str | None) -> tuple[str, str | None, 
 
 
 def _checked_id(run_id: str | None, mode: str, *, resume_given: bool) -> str:
-    if run_id:
+    if run_id is not None:  # an empty argument is an error: it is a variable that somebody forgot to set
         canonical_id(run_id)
         return run_id
     if mode == "must":
@@ -139,12 +140,21 @@ def _text(field: str, value: str | None) -> str | None:
     return value
 
 
+def _resume_step(step: int | None) -> int | None:
+    try:
+        return None if step is None else check_step(step)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"resume_step: {error}", field="resume_step") from None
+
+
 def _tags(tags: Sequence[str] | None) -> tuple[str, ...] | None:
     if tags is None:
         return None
-    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+    several = isinstance(tags, Iterable) and not isinstance(tags, str | bytes | Mapping)
+    listed = tuple(tags) if several else (None,)
+    if not all(isinstance(tag, str) for tag in listed):
         raise InvalidArgument('tags is a list of strings: tags=["baseline"]', field="tags")
-    return tuple(tags)
+    return listed  # type: ignore[return-value]  # mypy does not follow `all`
 
 
 def _config(config: Mapping[str, Any]) -> dict[str, str]:
