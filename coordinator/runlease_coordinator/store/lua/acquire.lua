@@ -1,57 +1,105 @@
 #!lua flags=allow-oom
--- Decides the resume and grants the lease, in one step.
--- KEYS  1 meta  2 run  3 attempts  4 ckpt  5 ckptdoc  6 live  7 runs  8 projects  9 events
--- ARGV  1 project  2 ID as typed  3 canonical ID  4 mode  5 nonce  6 ttl (us)  7 lock-delay (us)  8 holder (JSON)
---       9 name for a new run  10 '=name' or ''  11 '=notes' or ''  12 '=tags' (JSON) or ''  13 resume_step or ''
---       14 latest store time at which the request may be decided (us)  15... config: key, JSON, key, JSON, ...
+-- Decides the resume and grants the lease, in one step; or takes a place in the queue.
+-- KEYS  1 meta  2 run  3 attempts  4 ckpt  5 ckptdoc  6 live  7 runs  8 projects  9 events  10 wait  11 waitx
+--       12 auto  13 parent's run  14 parent's attempts  15 parent's ckpt  16 parent's ckptdoc  17 parent's log
+--       (13..17: those of the run itself where nothing is forked)
+-- ARGV  1 request, JSON; times in microseconds, absent where not given:
+--         project, typed (the ID as typed), id (canonical), mode, nonce, ttl, lock_delay, holder (list),
+--         latest (store time at which it may be decided at the latest), new_name (for a new run), name, notes,
+--         tags (JSON text), config ([key, JSON text, ...]), resume_step, rewinds (resume_from: counts at once),
+--         fork_step, fork_id (the parent's ID as typed), wait (place's life; absent: does not queue up), member (only
+--         joins its group), group, proof {fence, boot_id, pid_namespace, pid, process_started}, auto_keys (will be
+--         bound to the run, until auto_until), auto_search (the keys chose the run: auto_found did, or none was bound)
 -- Returns {verdict, now, ...}:
 --   GRANTED  fence, attempt, remaining (us), resumed (0|1), previous end, next_step, starting_step,
 --            checkpoint document ('' if none), config changes [key, before, after, ...], record [field, value, ...]
---   EXISTS HELD LOCK_DELAY  record [field, value, ...]        COLLISION  ID as first typed
---   DELETED NOT_FOUND NONCE_ENDED TOO_OLD UNBOOTSTRAPPED      QUARANTINE  left (us)
-local project, typed, id, mode, nonce = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local ttl, lock_delay, holder = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
-local new_name, name, notes, tags = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
-local resume_step, latest = tonumber(ARGV[13]), tonumber(ARGV[14])
+--   MEMBER   as GRANTED, of the holder of the same group
+--   EXISTS HELD LOCK_DELAY QUEUED NO_HOLDER  record [field, value, ...] (empty: absent), place (0: none)
+--   COLLISION  ID as first typed          PARENT_ABSENT PARENT_DELETED   PARENT_STEP  parent's next step
+--   DELETED NOT_FOUND NONCE_ENDED TOO_OLD REBOUND UNBOOTSTRAPPED         QUARANTINE  left (us)
+local request = cjson.decode(ARGV[1])
+local project, id, mode, nonce = request.project, request.id, request.mode, request.nonce
 local meta_key, run_key, attempts_key, ckpt_key, doc_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local live_key, runs_key, projects_key, events_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local wait_key, waitx_key, auto_key = KEYS[10], KEYS[11], KEYS[12]
 local member = project .. '/' .. id
 
 local now, quarantine, refusal = gate(meta_key)
 if refusal then return refusal end
-if now > latest then return {'TOO_OLD', text(now)} end
+if now > request.latest then return {'TOO_OLD', text(now)} end
 
 local old = redis.call('HMGET', run_key, 'id', 'deleted', 'end', 'expiry', 'avail', 'fence', 'attempt', 'nonce',
-  'next', 'granted')
+  'next', 'granted', 'holder')
 local exists = old[1] ~= false
-if exists and typed ~= old[1] and typed ~= id then
+if exists and request.typed ~= old[1] and request.typed ~= id then
   return {'COLLISION', text(now), old[1]}
 end
 
--- A retry of a call whose answer was lost: the same grant, not extended, for as long as it lives.
-local function grant_of(fence, attempt, remaining, resumed, previous, next_step, start, changes)
-  local found = redis.call('ZREVRANGEBYSCORE', ckpt_key, '(' .. text(start), '-inf', 'LIMIT', 0, 1)
+local function answer(verdict, fence, attempt, remaining, changes)
+  local given = redis.call('HMGET', attempts_key, attempt .. '.previous', attempt .. '.next', attempt .. '.start')
+  local found = redis.call('ZREVRANGEBYSCORE', ckpt_key, '(' .. given[3], '-inf', 'LIMIT', 0, 1)
   local doc = found[1] and redis.call('HGET', doc_key, found[1]) or ''
-  return {'GRANTED', text(now), fence, attempt, text(remaining), resumed, previous, next_step, text(start), doc,
-    changes, redis.call('HGETALL', run_key)}
+  return {verdict, text(now), fence, attempt, text(remaining), given[1] == '' and 0 or 1, given[1], given[2],
+    given[3], doc, changes, redis.call('HGETALL', run_key)}
 end
+
+-- A retry of a call whose answer was lost: the same grant, not extended, for as long as it lives.
 local earlier = redis.call('HGET', attempts_key, 'nonce.' .. nonce)
 if earlier then
   if nonce == old[8] and old[3] == '' and now < tonumber(old[4]) and not old[2] then
-    local given = redis.call('HMGET', attempts_key, earlier .. '.previous', earlier .. '.next', earlier .. '.start')
-    return grant_of(old[6], earlier, tonumber(old[4]) - now, given[1] == '' and 0 or 1, given[1], given[2],
-      tonumber(given[3]), {})
+    return answer('GRANTED', old[6], earlier, tonumber(old[4]) - now, {})
   end
   return {'NONCE_ENDED', text(now)}
 end
 if quarantine > 0 then return {'QUARANTINE', text(now), text(quarantine)} end
-
-local verdict = decide(exists and {deleted = old[2], ['end'] = old[3], expiry = tonumber(old[4]),
-  avail = tonumber(old[5])} or nil, mode, now)
-if verdict == 'EXISTS' or verdict == 'HELD' or verdict == 'LOCK_DELAY' then
-  return {verdict, text(now), redis.call('HGETALL', run_key)}
+if request.auto_search then
+  local key, bound = bound_run(auto_key, request.auto_keys, now)
+  if key ~= request.auto_found or (key and bound ~= id) then return {'REBOUND', text(now)} end
 end
+
+local run = exists and {deleted = old[2], ['end'] = old[3], expiry = tonumber(old[4]), avail = tonumber(old[5])} or nil
+local held = run and run['end'] == '' and now < run.expiry and not run.deleted
+if held and request.group and cjson.decode(old[11])[5] == request.group then
+  leave_queue(wait_key, waitx_key, nonce)
+  return answer('MEMBER', old[6], old[7], run.expiry - now, {})
+end
+if request.member and not (run and run.deleted) then
+  return {'NO_HOLDER', text(now), redis.call('HGETALL', run_key), 0}
+end
+if request.proof and run and not run.deleted and now < run.avail
+  and proves_death(request.proof, old[6], cjson.decode(old[11]), request.holder) then
+  if run['end'] == '' then close_attempt(attempts_key, run_key, old[7], 'crashed', math.min(now, run.expiry)) end
+  redis.call('HSET', attempts_key, old[7] .. '.proof', request.holder[1] .. ':' .. text(request.holder[2]))
+  redis.call('HSET', run_key, 'end', 'crashed', 'expiry', '0', 'avail', '0', 'updated', text(now))
+  redis.call('ZREM', live_key, member)
+  event(events_key, now, project, id, 'proved-dead', old[6], old[7],
+    {by = request.holder[1] .. ':' .. text(request.holder[2])})
+  old[3], run['end'], run.expiry, run.avail = 'crashed', 'crashed', 0, 0
+end
+
+local head = head_of(wait_key, waitx_key, now)
+local verdict = decide(run, mode, now, head ~= nil and head ~= nonce)
+if verdict == 'HELD' or verdict == 'LOCK_DELAY' or verdict == 'QUEUED' then
+  local place = 0
+  if request.wait then place = queue_up(wait_key, waitx_key, nonce, now + request.wait) end
+  if verdict == 'QUEUED' and place == 0 then wake(member, head) end
+  return {verdict, text(now), redis.call('HGETALL', run_key), place}
+end
+leave_queue(wait_key, waitx_key, nonce)
+if verdict == 'EXISTS' then return {verdict, text(now), redis.call('HGETALL', run_key), 0} end
 if verdict ~= 'CREATE' and verdict ~= 'RESUME' then return {verdict, text(now)} end
+
+-- A fork: what the parent shows up to its step is this run's history, as of now.
+local parent
+if request.fork_step then
+  parent = redis.call('HMGET', KEYS[13], 'next', 'deleted', 'fence', 'attempt')
+  if not parent[1] then return {'PARENT_ABSENT', text(now)} end
+  if parent[2] then return {'PARENT_DELETED', text(now)} end
+  if request.fork_step >= tonumber(parent[1]) then return {'PARENT_STEP', text(now), parent[1]} end
+end
+if request.rewinds and (not exists or request.resume_step > tonumber(old[9])) then
+  return {'PARENT_STEP', text(now), old[9] or '0'}
+end
 
 local previous, next_step, attempt, last_fence = '', '0', 1, 0
 if exists then
@@ -62,19 +110,27 @@ if exists then
     event(events_key, tonumber(old[4]), project, id, 'expired', old[6], old[7])
   end
 else
-  redis.call('HSET', run_key, 'id', typed, 'name', new_name, 'created', text(now), 'points', '0', 'last', '-1',
-    'last_log', '0', 'next', '0', 'runtime', '0', 'notes', '', 'tags', '[]')
+  redis.call('HSET', run_key, 'id', request.typed, 'name', request.new_name, 'created', text(now), 'points', '0',
+    'last', '-1', 'last_log', '0', 'next', '0', 'runtime', '0', 'notes', '', 'tags', '[]')
   redis.call('ZADD', projects_key, text(now), project)
+end
+if parent then
+  next_step = text(request.fork_step + 1)
+  redis.call('HSET', run_key, 'next', next_step)
+  adopt(run_key, ckpt_key, doc_key, request.fork_id, request.fork_step, '0 0', KEYS[13], KEYS[14], KEYS[15], KEYS[16],
+    KEYS[17])
 end
 
 local fence = text(math.max(last_fence + 1, now))
 local top = redis.call('ZREVRANGE', ckpt_key, 0, 0, 'WITHSCORES')
-local start = starting_step(resume_step, tonumber(top[2]), tonumber(next_step))
+local start = starting_step(request.resume_step or (parent and request.fork_step + 1), tonumber(top[2]),
+  tonumber(next_step))
 attempt = text(attempt)
 
 local changes = {}
-for i = 15, #ARGV, 2 do
-  local key, after = ARGV[i], ARGV[i + 1]
+local config = request.config or {}
+for i = 1, #config, 2 do
+  local key, after = config[i], config[i + 1]
   local before = redis.call('HGET', run_key, 'config.' .. key)
   if before ~= after then
     redis.call('HSET', run_key, 'config.' .. key, after)
@@ -86,17 +142,28 @@ for i = 15, #ARGV, 2 do
     end
   end
 end
-if name ~= '' then redis.call('HSET', run_key, 'name', string.sub(name, 2)) end
-if notes ~= '' then redis.call('HSET', run_key, 'notes', string.sub(notes, 2)) end
-if tags ~= '' then redis.call('HSET', run_key, 'tags', string.sub(tags, 2)) end
+for _, field in ipairs({'name', 'notes', 'tags'}) do
+  if request[field] then redis.call('HSET', run_key, field, request[field]) end
+end
+if request.auto_keys then
+  bind_keys(run_key, auto_key, id, request.auto_keys, request.auto_until)
+end
 
-redis.call('HSET', run_key, 'fence', fence, 'attempt', attempt, 'nonce', nonce, 'holder', holder, 'ttl', text(ttl),
-  'granted', text(now), 'updated', text(now), 'expiry', text(now + ttl), 'avail', text(now + ttl + lock_delay),
-  'end', '', 'wrote', '0', 'a_points', '0', 'a_last', '-1')
-redis.call('HSET', attempts_key, attempt .. '.fence', fence, attempt .. '.holder', holder,
+redis.call('HSET', run_key, 'fence', fence, 'attempt', attempt, 'nonce', nonce,
+  'holder', cjson.encode(request.holder), 'ttl', text(request.ttl),
+  'granted', text(now), 'updated', text(now), 'expiry', text(now + request.ttl),
+  'avail', text(now + request.ttl + request.lock_delay), 'end', '', 'wrote', '0', 'a_points', '0', 'a_last', '-1')
+redis.call('HDEL', run_key, 'revoked')
+redis.call('HSET', attempts_key, attempt .. '.fence', fence, attempt .. '.holder', cjson.encode(request.holder),
   attempt .. '.granted', text(now), attempt .. '.start', text(start), attempt .. '.previous', previous,
   attempt .. '.next', next_step, 'fence.' .. fence, attempt, 'nonce.' .. nonce, attempt)
-redis.call('ZADD', live_key, text(now + ttl), member)
+if request.rewinds then
+  redis.call('HSET', attempts_key, attempt .. '.counts', '1')
+  redis.call('HSET', run_key, 'wrote', '1', 'next', text(start))
+  supersede_checkpoints(ckpt_key, start)
+end
+redis.call('ZADD', live_key, text(now + request.ttl), member)
 redis.call('ZADD', runs_key, text(now), id)
 event(events_key, now, project, id, exists and 'granted' or 'created', fence, attempt)
-return grant_of(fence, attempt, ttl, exists and 1 or 0, previous, next_step, start, changes)
+if request.group then wake(member, '*') end -- its members wait for it
+return answer('GRANTED', fence, attempt, request.ttl, changes)

@@ -30,11 +30,9 @@ local next_segment = kind == 'r' and current + tonumber(wrote) or current
 if kind ~= 'x' and segment ~= next_segment then return {'SEGMENT', text(now), text(next_segment)} end
 
 local attempt, next_step = run[5], tonumber(run[4])
-local function count_from(start) -- a segment of the whole run or of `main` begins to hide what it replaces
+local function count_from(start)
   next_step = start
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', ckpt_key, text(start), '+inf')) do
-    redis.call('ZREM', ckpt_key, name)
-  end
+  supersede_checkpoints(ckpt_key, start)
 end
 
 -- First of all the entry itself: a script that stops at an error must not have changed anything else.

@@ -1,17 +1,22 @@
 #!lua flags=allow-oom
--- Marks a run deleted; its fence, its typed ID and its data stay. Idempotent.
--- KEYS  1 meta  2 run  3 runs  4 events
+-- Marks a run deleted; its fence, its typed ID and its data stay until it is purged. Idempotent.
+-- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 auto
 -- ARGV  1 project  2 canonical ID  3 fence that the caller saw  4 reason
 -- Returns {verdict, now, ...}:  DELETED     HELD STALE  record [field, value, ...]     ABSENT UNBOOTSTRAPPED
 local project, id, fence, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local run_key = KEYS[2]
 local now, _, refusal = gate(KEYS[1])
 if refusal then return refusal end
-local run = redis.call('HMGET', KEYS[2], 'fence', 'deleted', 'end', 'expiry', 'attempt')
+local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'end', 'expiry', 'attempt')
 if not run[1] then return {'ABSENT', text(now)} end
-if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', KEYS[2])} end
+if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
 if run[2] then return {'DELETED', text(now)} end
-if run[3] == '' and now < tonumber(run[4]) then return {'HELD', text(now), redis.call('HGETALL', KEYS[2])} end
-redis.call('HSET', KEYS[2], 'deleted', text(now), 'updated', text(now))
-redis.call('ZREM', KEYS[3], id)
-event(KEYS[4], now, project, id, 'deleted', fence, run[5], 'reason', reason)
+if run[3] == '' and now < tonumber(run[4]) then return {'HELD', text(now), redis.call('HGETALL', run_key)} end
+if run[3] == '' then close_attempt(KEYS[3], run_key, run[5], 'crashed', tonumber(run[4])) end
+redis.call('HSET', run_key, 'end', run[3] == '' and 'crashed' or run[3], 'deleted', text(now), 'updated', text(now))
+redis.call('ZREM', KEYS[4], project .. '/' .. id)
+redis.call('ZREM', KEYS[5], id)
+forget_keys(run_key, KEYS[7], id)
+event(KEYS[6], now, project, id, 'deleted', fence, run[5], {reason = reason})
+wake(project .. '/' .. id, '*')
 return {'DELETED', text(now)}

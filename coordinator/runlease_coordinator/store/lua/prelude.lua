@@ -29,10 +29,12 @@ local function gate(meta_key)
   return now, math.max(0, until_us - now), nil
 end
 
--- One entry of the partition's audit log; trimmed to about 10 000, oldest first.
-local function event(events_key, now, project, id, kind, fence, attempt, name, value)
+-- One entry of the partition's audit log, trimmed to about 10 000, oldest first; those who watch are told.
+-- details: texts by name, or nil.
+local function event(events_key, now, project, id, kind, fence, attempt, details)
   redis.call('XADD', events_key, 'MAXLEN', '~', '10000', '*', 't', text(now), 'p', project, 'r', id,
-    'k', kind, 'f', fence, 'a', attempt, name or '-', value or '')
+    'k', kind, 'f', fence, 'a', attempt, 'd', details and cjson.encode(details) or '{}')
+  redis.call('PUBLISH', 'rl:event', events_key)
 end
 
 -- The holder ended its attempt, or its lease did.

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Ends an attempt with its outcome. Idempotent: repeating a recorded release answers RELEASED with what is recorded.
--- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events
+-- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 wait  8 waitx  9 auto
 -- ARGV  1 project  2 canonical ID  3 fence  4 outcome
 -- Returns {verdict, now, ...}:
 --   RELEASED  outcome as recorded     STALE  record [field, value, ...]     ABSENT DELETED UNBOOTSTRAPPED
@@ -15,7 +15,8 @@ if not run[1] then return {'ABSENT', text(now)} end
 if run[1] ~= fence then
   local attempt = redis.call('HGET', attempts_key, 'fence.' .. fence)
   local recorded = attempt and redis.call('HGET', attempts_key, attempt .. '.end')
-  if recorded and recorded ~= 'crashed' then return {'RELEASED', text(now), recorded} end
+  local broken = attempt and redis.call('HGET', attempts_key, attempt .. '.broken')
+  if recorded and recorded ~= 'crashed' and not broken then return {'RELEASED', text(now), recorded} end
   return {'STALE', text(now), redis.call('HGETALL', run_key)}
 end
 -- A swept run keeps its expiry; a released one has none.
@@ -27,7 +28,10 @@ else
   redis.call('HSET', attempts_key, run[4] .. '.end', outcome)
 end
 redis.call('HSET', run_key, 'end', outcome, 'expiry', '0', 'avail', '0', 'updated', text(now))
+redis.call('HDEL', run_key, 'revoked')
 redis.call('ZREM', live_key, project .. '/' .. id)
 redis.call('ZADD', runs_key, text(now), id)
-event(events_key, now, project, id, 'released', fence, run[4], 'outcome', outcome)
+if outcome == 'finished' then forget_keys(run_key, KEYS[9], id) end
+event(events_key, now, project, id, 'released', fence, run[4], {outcome = outcome})
+wake_head(KEYS[7], KEYS[8], project .. '/' .. id, now)
 return {'RELEASED', text(now), outcome}

@@ -1,0 +1,43 @@
+#!lua flags=allow-oom
+-- Lets a run show another's history, up to a step, before its own. Idempotent for the same parent and step.
+-- KEYS  1 meta  2 run  3 attempts  4 ckpt  5 ckptdoc  6 runs  7 events  8 parent's run  9 parent's attempts
+--       10 parent's ckpt  11 parent's ckptdoc  12 parent's log  13 projects' link counters
+-- ARGV  1 project  2 canonical ID  3 parent's canonical ID  4 step ('': all of it)
+--       5 the project's link counter as the caller read it before it looked for a cycle
+-- Returns {verdict, now, ...}:
+--   LINKED   RACED (somebody linked meanwhile: look again)   LINKED_ALREADY  parent, step
+--   ABSENT DELETED PARENT_ABSENT PARENT_DELETED   PARENT_STEP  parent's next step   UNBOOTSTRAPPED
+local project, id, parent_id, step, counter = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local run_key, attempts_key, parent_key = KEYS[2], KEYS[3], KEYS[8]
+local now, _, refusal = gate(KEYS[1])
+if refusal then return refusal end
+if (redis.call('HGET', KEYS[13], project) or '0') ~= counter then return {'RACED', text(now)} end
+local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'attempt', 'parent', 'parent_step')
+if not run[1] then return {'ABSENT', text(now)} end
+if run[2] then return {'DELETED', text(now)} end
+local parent = redis.call('HMGET', parent_key, 'next', 'deleted')
+if not parent[1] then return {'PARENT_ABSENT', text(now)} end
+if parent[2] then return {'PARENT_DELETED', text(now)} end
+step = step or tonumber(parent[1]) - 1
+if step < 0 or step >= tonumber(parent[1]) then return {'PARENT_STEP', text(now), parent[1]} end
+if run[4] then
+  if run[4] == parent_id and run[5] == text(step) then return {'LINKED', text(now)} end
+  return {'LINKED_ALREADY', text(now), run[4], run[5]}
+end
+-- Only what the run rewinds from now on may hide the parent's points: its own start was not meant to.
+local after = '0 0'
+for line in string.gmatch(counting_segments(attempts_key), '[^\n]+') do
+  local attempt, segment = string.match(line, '^(%d+) (%d+)')
+  local last_attempt, last_segment = string.match(after, '^(%d+) (%d+)')
+  if tonumber(attempt) > tonumber(last_attempt)
+    or (attempt == last_attempt and tonumber(segment) > tonumber(last_segment)) then
+    after = attempt .. ' ' .. segment
+  end
+end
+adopt(run_key, KEYS[4], KEYS[5], parent_id, step, after, parent_key, KEYS[9], KEYS[10], KEYS[11], KEYS[12])
+redis.call('HINCRBY', KEYS[13], project, 1)
+redis.call('HSET', run_key, 'updated', text(now))
+redis.call('ZADD', KEYS[6], text(now), id)
+event(KEYS[7], now, project, id, 'linked', run[1], run[3],
+  {continues = parent_id, step = text(step)})
+return {'LINKED', text(now)}

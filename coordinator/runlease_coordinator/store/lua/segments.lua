@@ -1,0 +1,41 @@
+-- When a segment of the whole run, or of the writer `main`, begins to hide what it replaces.
+
+-- Checkpoints at or above its start are superseded: they leave the set of the visible ones.
+local function supersede_checkpoints(ckpt_key, start)
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', ckpt_key, text(start), '+inf')) do
+    redis.call('ZREM', ckpt_key, name)
+  end
+end
+
+-- The segments of a run that count, as 'attempt segment start writer' lines: what a fork keeps of its parent.
+local function counting_segments(attempts_key)
+  local flat, lines = redis.call('HGETALL', attempts_key), {}
+  local fields = {}
+  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+  for field, value in pairs(fields) do
+    local attempt = string.match(field, '^(%d+)%.counts$')
+    if attempt and value == '1' then
+      lines[#lines + 1] = attempt .. ' 0 ' .. fields[attempt .. '.start'] .. ' '
+    end
+    local owner, segment, writer = string.match(field, '^(%d+)%.segment%.(%d+)%.(.+)$')
+    if owner then
+      lines[#lines + 1] = owner .. ' ' .. segment .. ' ' .. value .. ' ' .. writer
+    end
+  end
+  table.sort(lines)
+  return table.concat(lines, '\n')
+end
+
+-- Makes a run show a parent's history up to and including `step` before its own, as the parent stands now.
+-- after: 'attempt segment', the run's own last segment that does not hide the parent's points.
+local function adopt(run_key, ckpt_key, doc_key, parent_id, step, after, p_run, p_attempts, p_ckpt, p_doc, p_log)
+  local last = redis.call('XREVRANGE', p_log, '+', '-', 'COUNT', 1)[1]
+  redis.call('HSET', run_key, 'parent', parent_id, 'parent_step', text(step), 'parent_after', after,
+    'parent_segments', counting_segments(p_attempts), 'parent_entry', last and last[1] or '',
+    'parent_attempt', redis.call('HGET', p_run, 'attempt'))
+  redis.call('HINCRBY', p_run, 'children', 1)
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', p_ckpt, '-inf', text(step))) do
+    redis.call('ZADD', ckpt_key, string.match(name, '^%d+'), name)
+    redis.call('HSET', doc_key, name, redis.call('HGET', p_doc, name))
+  end
+end
