@@ -44,7 +44,7 @@ if earlier then
   end
   return {'NONCE_ENDED', text(now)}
 end
-if quarantine > 0 then return {'QUARANTINE', text(now), text(quarantine)} end
+if quarantine > 0 and not old[2] then return {'QUARANTINE', text(now), text(quarantine)} end
 
 local verdict = decide(exists and {deleted = old[2], ['end'] = old[3], expiry = tonumber(old[4]),
   avail = tonumber(old[5])} or nil, mode, now)
