@@ -130,6 +130,7 @@ def test_a_refused_first_write_is_none_for_the_rewind_behind_it() -> None:
     log, buffer = WriterLog(), opened_buffer()
     put(buffer, row(0, "a"), rewind(5), row(5, "a"))
     (first,) = requests(buffer)  # the rewind waits: whether there was a write is not known yet
+    assert not buffer.may_send  # so its owner sleeps
     log.take(first, refuse=True)
     assert buffer.reject(1, REFUSAL) == 1
     for seq in (2, 3):

@@ -123,6 +123,16 @@ def test_what_is_logged_arrives_without_a_flush(make: Callable[..., LogWriter], 
     wait_until(lambda: steps_of(server.log) == [0], "the row has come")
 
 
+def test_rows_that_came_while_the_bell_was_off_are_seen(make: Callable[..., LogWriter], server: LogServer) -> None:
+    # Given the moment between the thread's last look at the queue and its sleep
+    writer = make(start=False)
+    writer._alarm = sys.maxsize
+    log_steps(writer, 0)
+    # when it goes to sleep, it looks again.
+    writer.start()
+    wait_until(lambda: steps_of(server.log) == [0], "the row has come")
+
+
 def test_a_full_batch_and_a_commit_do_not_wait_for_the_interval(
     make: Callable[..., LogWriter], server: LogServer
 ) -> None:

@@ -7,7 +7,8 @@
 --         project, typed (the ID as typed), id (canonical), mode, nonce, ttl, lock_delay, holder (list),
 --         latest (store time at which it may be decided at the latest), new_name (for a new run), name, notes,
 --         tags (JSON text), config ([key, JSON text, ...]), resume_step, rewinds (resume_from: counts at once),
---         fork_step, fork_id (the parent's ID as typed), wait (place's life; absent: does not queue up), member (only
+--         fork_step, fork_id (the parent's canonical ID), call (of the coordinator), wait (place's life; absent: does not
+--         queue up), member (only
 --         joins its group), group, proof {fence, boot_id, pid_namespace, pid, process_started}, auto_keys (will be
 --         bound to the run, until auto_until), auto_search (the keys chose the run: auto_found did, or none was bound)
 -- Returns {verdict, now, ...}:
@@ -47,11 +48,12 @@ end
 local earlier = redis.call('HGET', attempts_key, 'nonce.' .. nonce)
 if earlier then
   if nonce == old[8] and old[3] == '' and now < tonumber(old[4]) and not old[2] then
+    redis.call('HSET', run_key, 'call', request.call)
     return answer('GRANTED', old[6], earlier, tonumber(old[4]) - now, {})
   end
   return {'NONCE_ENDED', text(now)}
 end
-if quarantine > 0 then return {'QUARANTINE', text(now), text(quarantine)} end
+if quarantine > 0 and not old[2] then return {'QUARANTINE', text(now), text(quarantine)} end
 if request.auto_search then
   local key, bound = bound_run(auto_key, request.auto_keys, now)
   if key ~= request.auto_found or (key and bound ~= id) then return {'REBOUND', text(now)} end
@@ -81,7 +83,7 @@ local head = head_of(wait_key, waitx_key, now)
 local verdict = decide(run, mode, now, head ~= nil and head ~= nonce)
 if verdict == 'HELD' or verdict == 'LOCK_DELAY' or verdict == 'QUEUED' then
   local place = 0
-  if request.wait then place = queue_up(wait_key, waitx_key, nonce, now + request.wait) end
+  if request.wait then place = queue_up(wait_key, waitx_key, nonce, now + request.wait, request.call) end
   if verdict == 'QUEUED' and place == 0 then wake(member, head) end
   return {verdict, text(now), redis.call('HGETALL', run_key), place}
 end
@@ -149,7 +151,7 @@ if request.auto_keys then
   bind_keys(run_key, auto_key, id, request.auto_keys, request.auto_until)
 end
 
-redis.call('HSET', run_key, 'fence', fence, 'attempt', attempt, 'nonce', nonce,
+redis.call('HSET', run_key, 'fence', fence, 'attempt', attempt, 'nonce', nonce, 'call', request.call,
   'holder', cjson.encode(request.holder), 'ttl', text(request.ttl),
   'granted', text(now), 'updated', text(now), 'expiry', text(now + request.ttl),
   'avail', text(now + request.ttl + request.lock_delay), 'end', '', 'wrote', '0', 'a_points', '0', 'a_last', '-1')

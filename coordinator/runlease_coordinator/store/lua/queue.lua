@@ -1,31 +1,32 @@
--- The waiters of a run: first come, first served. `wait` is a sorted set of nonces by place, `waitx` maps a nonce to
--- the time (us) until which its place lives; a live call refreshes it.
+-- The waiters of a run: first come, first served. `wait` is a sorted set of nonces by place; `waitx` maps a nonce to
+-- 'until_us call': how long its place lives, which a live call refreshes, and which call that was.
 
 -- Returns the nonce at the head, or nil; places that have died before it are dropped.
 local function head_of(wait_key, waitx_key, now)
   while true do
     local nonce = redis.call('ZRANGE', wait_key, 0, 0)[1]
     if not nonce then return nil end
-    if tonumber(redis.call('HGET', waitx_key, nonce) or 0) > now then return nonce end
+    local until_us = string.match(redis.call('HGET', waitx_key, nonce) or '', '^%d+')
+    if tonumber(until_us or 0) > now then return nonce end
     redis.call('ZREM', wait_key, nonce)
     redis.call('HDEL', waitx_key, nonce)
   end
 end
 
 -- Takes or refreshes a place; returns its number, 1 for the head.
-local function queue_up(wait_key, waitx_key, nonce, until_us)
+local function queue_up(wait_key, waitx_key, nonce, until_us, call)
   if not redis.call('ZSCORE', wait_key, nonce) then
     local last = redis.call('ZREVRANGE', wait_key, 0, 0, 'WITHSCORES')[2]
     redis.call('ZADD', wait_key, text(tonumber(last or 0) + 1), nonce)
   end
-  redis.call('HSET', waitx_key, nonce, text(until_us))
+  redis.call('HSET', waitx_key, nonce, text(until_us) .. ' ' .. call)
   return redis.call('ZRANK', wait_key, nonce) + 1
 end
 
--- Gives a place up; returns whether there was one.
+-- Gives a place up.
 local function leave_queue(wait_key, waitx_key, nonce)
   redis.call('HDEL', waitx_key, nonce)
-  return redis.call('ZREM', wait_key, nonce) == 1
+  redis.call('ZREM', wait_key, nonce)
 end
 
 -- Tells the coordinators that a waiter (or all: '*') had better look again.
