@@ -6,7 +6,9 @@ DomainError
 ├── RunExists         (never) held or ended
 ├── RunDeleted
 ├── RunIdCollision
-├── LeaseHeld         held, or in lock-delay
+├── LeaseHeld         held, in lock-delay, or others are first
+├── NoHolder          a member's group does not hold the run
+├── BadBranch         a fork, rewind, link or purge that cannot be
 ├── Stale             the fence, nonce or session is no longer the run's
 └── Unavailable       cannot decide now
 """
@@ -88,18 +90,47 @@ class RunExists(_RunError):
 
 
 class LeaseHeld(_RunError):
-    """Somebody else holds the run, or it is in lock-delay; ``run`` is its record."""
+    """Somebody else holds the run or is next; ``run`` is its record, ``place`` ours in the queue (0: none).
 
-    def __init__(self, run: Run) -> None:
+    ``reason`` is LEASE_HELD, LOCK_DELAY (its last holder did not release it) or LEASE_QUEUED (free, but others wait).
+    """
+
+    def __init__(self, run: Run, place: int = 0) -> None:
         """Hold the run's record."""
-        self.in_lock_delay = run.remaining_us == 0
-        self.reason = "LOCK_DELAY" if self.in_lock_delay else "LEASE_HELD"
         #: When it is worth another try, in microseconds.
         self.retry_after_us = run.lock_delay_us or run.remaining_us
-        seconds = self.retry_after_us / 1e6
-        what = "waits out its lock-delay" if self.in_lock_delay else f"is held by {run.holder}"
-        super().__init__(run.project, run.id, f"run {run.path} {what}, {seconds:.1f} s left")
+        seconds = f", {self.retry_after_us / 1e6:.1f} s left"
+        if run.remaining_us:
+            self.reason, what = "LEASE_HELD", f"is held by {run.holder}{seconds}"
+        elif run.lock_delay_us:
+            self.reason, what = "LOCK_DELAY", f"waits out its lock-delay{seconds}"
+        else:
+            self.reason, what = "LEASE_QUEUED", "is free, but others wait for it"
+        super().__init__(run.project, run.id, f"run {run.path} {what}")
         self.run = run
+        self.place = place
+
+
+class NoHolder(_RunError):
+    """A member's group does not hold the run yet; ``run`` is its record, None where there is none."""
+
+    reason = "NO_HOLDER"
+
+    def __init__(self, project: str, run_id: str, run: Run | None) -> None:
+        """Hold the run's record, if there is one."""
+        held = f"; it is held by {run.holder}" if run is not None and run.remaining_us else ""
+        message = f"the group of this process does not hold run {project}/{run_id} yet{held}"
+        super().__init__(project, run_id, message)
+        self.run = run
+
+
+class BadBranch(_RunError):
+    """A fork, rewind or link that cannot be; ``reason`` is CYCLE, LINKED_ALREADY, REFERENCED or NOT_DELETED."""
+
+    def __init__(self, project: str, run_id: str, reason: str, message: str) -> None:
+        """Hold the reason."""
+        super().__init__(project, run_id, message)
+        self.reason = reason
 
 
 class Stale(DomainError):

@@ -23,8 +23,31 @@ class ResumeMode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ProofOfDeath:
+    """A process of the holder's machine says that the holder of ``fence`` is gone."""
+
+    fence: int
+    boot_id: str
+    pid_namespace: str
+    pid: int
+    process_started: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A new run whose history up to and including ``step`` is its parent's."""
+
+    parent_id: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class Acquisition:
-    """One wish for a lease; a retry carries the same ``nonce``. None leaves a field of the record alone."""
+    """One wish for a lease; a retry carries the same ``nonce``. None leaves a field of the record alone.
+
+    ``rewinds``: `resume_step` comes from ``resume_from``, so it hides what follows at once. ``member``: only join the
+    holder's group. ``auto_keys`` are bound to the run; with ``auto_search`` they choose it, too.
+    """
 
     project: str
     id: str
@@ -38,11 +61,25 @@ class Acquisition:
     notes: str | None = None
     tags: Sequence[str] | None = None
     config: Mapping[str, str] = field(default_factory=dict)
+    rewinds: bool = False
+    fork: Fork | None = None
+    member: bool = False
+    proof: ProofOfDeath | None = None
+    auto_keys: Sequence[str] = ()
+    auto_search: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a call may wait for a lease; ``last``: its caller does not come back for another try."""
+
+    wait_us: int = 0
+    last: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A granted lease."""
+    """A granted lease, or, with ``ticket``, membership in the group that holds it."""
 
     fence: int
     attempt: int
@@ -55,6 +92,7 @@ class Grant:
     checkpoint: Checkpoint | None
     config_changes: Sequence[ConfigChange]
     run: Run
+    member: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,22 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Parent:
+    """Whose history a run shows before its own, as it stood then.
+
+    ``segments`` are the parent's that counted, ``last_entry`` the last of its log; of the run's own segments only
+    those after ``after`` (attempt, segment) hide the parent's points.
+    """
+
+    canonical_id: str
+    step: int
+    attempt: int
+    segments: Sequence[Segment]
+    last_entry: str
+    after: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigChange:
     """A top-level config key that a resume changed; JSON texts, ``before`` empty where the key is new."""
 
@@ -127,6 +143,8 @@ class Run:
     config: Mapping[str, str] = field(default_factory=dict)
     summary: Mapping[str, str] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
+    revoked: bool = False
+    parent: Parent | None = None
     attempts: Sequence[Attempt] = ()
     checkpoints: Sequence[Checkpoint] = ()
 

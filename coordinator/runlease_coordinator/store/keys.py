@@ -10,6 +10,10 @@ key                                    type          content
 ``rl:{pp}:ckptdoc:<project>/<run>``    hash          ``<step>:<fence>`` -> attempt, time, writer, JSON; all ever
 ``rl:{pp}:log:<project>/<run>``        stream        entries of all writers, ``<fence>-<n>``
 ``rl:{pp}:seq:<project>/<run>``        hash          writer -> fence, session, seq, segment, wrote
+``rl:{pp}:wait:<project>/<run>``       sorted set    nonce of a waiter by place
+``rl:{pp}:waitx:<project>/<run>``      hash          nonce -> until (us), call
+``rl:{pp}:auto:<project>``             hash          automatic key -> run, until (us)
+``rl:{pp}:links``                      hash          project -> how many links were made
 ``rl:{pp}:live``                       sorted set    ``<project>/<run>`` by expiry (us)
 ``rl:{pp}:runs:<project>``             sorted set    run by update time (us)
 ``rl:{pp}:projects``                   sorted set    project by creation time (us)
@@ -37,7 +41,7 @@ def partition_of(project: str) -> int:
 class PartitionKeys:
     """Keys of one partition."""
 
-    __slots__ = ("events", "live", "meta", "prefix", "projects")
+    __slots__ = ("events", "links", "live", "meta", "prefix", "projects")
 
     def __init__(self, partition: int) -> None:
         """Build the keys of partition 0..63."""
@@ -46,21 +50,27 @@ class PartitionKeys:
         self.live = prefix + "live"
         self.projects = prefix + "projects"
         self.events = prefix + "events"
+        self.links = prefix + "links"
 
     def runs(self, project: str) -> str:
         """Return the key of a project's runs."""
         return f"{self.prefix}runs:{project}"
 
+    def auto(self, project: str) -> str:
+        """Return the key of a project's automatic keys."""
+        return f"{self.prefix}auto:{project}"
+
 
 class RunKeys:
     """Keys of one run, and of the partition it lives in."""
 
-    __slots__ = ("attempts", "ckpt", "ckptdoc", "log", "partition", "run", "runs", "seq")
+    __slots__ = ("attempts", "auto", "ckpt", "ckptdoc", "log", "canonical_id", "partition", "path", "project", "run", "runs", "seq", "wait", "waitx")
 
     def __init__(self, project: str, canonical_id: str) -> None:
         """Build the keys of a run."""
         self.partition = partition = partition_keys(partition_of(project))
-        path = f"{project}/{canonical_id}"
+        self.project, self.canonical_id = project, canonical_id
+        self.path = path = f"{project}/{canonical_id}"
         prefix = partition.prefix
         self.run = f"{prefix}run:{path}"
         self.attempts = f"{prefix}attempts:{path}"
@@ -68,7 +78,10 @@ class RunKeys:
         self.ckptdoc = f"{prefix}ckptdoc:{path}"
         self.log = f"{prefix}log:{path}"
         self.seq = f"{prefix}seq:{path}"
+        self.wait = f"{prefix}wait:{path}"
+        self.waitx = f"{prefix}waitx:{path}"
         self.runs = partition.runs(project)
+        self.auto = partition.auto(project)
 
 
 _ALL = tuple(PartitionKeys(number) for number in range(PARTITIONS))

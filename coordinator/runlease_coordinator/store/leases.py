@@ -1,111 +1,212 @@
-"""Leases in the store: acquire, renew, release, and the sweep of expired ones."""
+"""Leases in the store: acquire, renew, release, break, and the sweep of expired ones."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
+from itertools import count
+from secrets import token_hex
 from typing import Any, NoReturn
 
 from runlease.names import generate_name
 
 from runlease_coordinator.domain.errors import (
+    InvalidField,
     LeaseHeld,
+    NoHolder,
     RunDeleted,
     RunExists,
     RunIdCollision,
     RunNotFound,
     Stale,
+    Unavailable,
 )
-from runlease_coordinator.domain.leases import Acquisition, Grant, Renewal
+from runlease_coordinator.domain.leases import Acquisition, Grant, Patience, Renewal
 from runlease_coordinator.domain.runs import Run, RunState
-from runlease_coordinator.store.keys import PARTITIONS, partition_keys, run_keys
-from runlease_coordinator.store.records import changes_of, checkpoint_of, fields_of, holder_json, run_of
+from runlease_coordinator.store.keys import PARTITIONS, RunKeys, partition_keys, run_keys
+from runlease_coordinator.store.records import changes_of, checkpoint_of, fields_of, holder_list, run_of
 from runlease_coordinator.store.store import Store
+from runlease_coordinator.store.wakeups import Waiter, Wakeups
 
 #: Expired runs that one sweep of a partition turns over at most.
 _SWEEP_AT_MOST = 500
+#: A place in a queue lives this long past its call's last refresh; a call refreshes it about three times as often.
+PLACE_LIFE_US = 10_000_000
+_REFRESH_S = 3.0
+#: Automatic keys that nobody came back with are forgotten after 30 days.
+AUTO_KEY_LIFE_US = 30 * 86_400 * 1_000_000
+_REBINDS_AT_MOST = 5
+
+
+class _Rebound(Exception):
+    """Another process has bound the automatic keys meanwhile."""
 
 
 class LeaseStore:
     """The lease operations, one script each."""
 
-    def __init__(self, store: Store, lock_delay_us: int) -> None:
-        """Take the store and the time that an expired run stays closed to others, in microseconds."""
+    def __init__(self, store: Store, wakeups: Wakeups, lock_delay_us: int) -> None:
+        """Take the store, its wake-ups, and how long an expired run stays closed to others, in microseconds."""
         self._store = store
+        self._wakeups = wakeups
         self._lock_delay_us = lock_delay_us
+        self._calls = (f"{token_hex(4)}.{number}" for number in count())
+        self._cleanups: set[asyncio.Task[None]] = set()
+        self._draining = False
 
-    async def acquire(self, wish: Acquisition) -> Grant:
-        """Decide the resume and grant the lease, in one round trip.
+    def drain(self) -> None:
+        """Let those who wait go: they come back, here or elsewhere, and keep their places."""
+        self._draining = True
+        self._wakeups.wake_all()
+
+    async def acquire(self, wish: Acquisition, patience: Patience = Patience()) -> Grant:  # noqa: B008 - immutable
+        """Decide the resume and grant the lease, in one round trip; or wait for it, first come, first served.
 
         Raises:
-            RunExists, LeaseHeld, RunNotFound, RunDeleted, RunIdCollision: as the decision table says.
+            RunExists, LeaseHeld, NoHolder, RunNotFound, RunDeleted, RunIdCollision: as the decision table says.
+            BadBranch, InvalidField: what ``fork`` or ``rewinds`` names is not there.
             Stale: the nonce's attempt has ended.
             Unavailable: the store cannot decide now.
         """
-        keys, project, run_id = run_keys(wish.project, wish.canonical_id), wish.project, wish.canonical_id
+        call = next(self._calls)
+        for _ in range(_REBINDS_AT_MOST):
+            keys, found = await self._choose(wish)
+            try:
+                return await self._acquire(wish, keys, found, call, patience)
+            except _Rebound:
+                continue
+        raise Unavailable("REBOUND", "other processes keep binding the same automatic keys: try again")
+
+    async def _choose(self, wish: Acquisition) -> tuple[RunKeys, str]:
+        """Return the run to ask for, and the automatic key that chose it, if one did."""
+        if wish.auto_search:
+            found, run_id = await self._store.resolve_auto(wish.project, wish.auto_keys)
+            if found:
+                return run_keys(wish.project, run_id), found
+        return run_keys(wish.project, wish.canonical_id), ""
+
+    async def _acquire(self, wish: Acquisition, keys: RunKeys, found: str, call: str, patience: Patience) -> Grant:
+        request = self._request(wish, call)
+        if found:
+            request |= {"auto_found": found, "typed": keys.canonical_id, "id": keys.canonical_id}
+        try:
+            if not patience.wait_us:
+                return await self._try(wish, keys, request)
+            return await self._wait(wish, keys, request | {"wait": PLACE_LIFE_US}, patience)
+        except asyncio.CancelledError:  # the caller is gone
+            self._abandon(keys, wish.nonce, call)
+            raise
+        except (LeaseHeld, NoHolder):
+            if patience.wait_us and patience.last:
+                self._abandon(keys, wish.nonce, call)
+            raise
+
+    async def _wait(self, wish: Acquisition, keys: RunKeys, request: dict[str, Any], patience: Patience) -> Grant:
+        deadline = time.monotonic() + patience.wait_us / 1e6
+        with self._wakeups.waiting(keys.path, wish.nonce) as waiter:
+            while True:
+                waiter.clear()
+                try:
+                    return await self._try(wish, keys, request)
+                except (LeaseHeld, NoHolder) as refusal:
+                    left_s = deadline - time.monotonic()
+                    if left_s <= 0 or self._draining:
+                        raise
+                    await _sleep(waiter, refusal, left_s)
+
+    async def _try(self, wish: Acquisition, keys: RunKeys, request: dict[str, Any]) -> Grant:
+        request["latest"] = self._store.clock.latest_us()
+        verdict, rest = await self._store.run("acquire", _acquire_keys(keys, wish), (json.dumps(request),))
+        if verdict == "REBOUND":
+            raise _Rebound
+        if verdict not in ("GRANTED", "MEMBER"):
+            self._refuse(verdict, rest, wish, keys)
+        return _grant(verdict, rest, keys)
+
+    def _request(self, wish: Acquisition, call: str) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "project": wish.project,
+            "typed": wish.id,
+            "id": wish.canonical_id,
+            "mode": wish.mode.value,
+            "nonce": wish.nonce,
+            "call": call,
+            "ttl": wish.ttl_us,
+            "lock_delay": self._lock_delay_us,
+            "holder": holder_list(wish.holder),
+            "new_name": generate_name(),
+        }
+        if wish.holder.group:
+            request["group"] = wish.holder.group
+        for name in ("name", "notes", "resume_step"):
+            if (value := getattr(wish, name)) is not None:
+                request[name] = value
+        if wish.tags is not None:
+            request["tags"] = json.dumps(list(wish.tags), ensure_ascii=False)
+        if wish.config:
+            request["config"] = [item for pair in wish.config.items() for item in pair]
+        if wish.rewinds:
+            request["rewinds"] = True
+        if wish.member:
+            request["member"] = True
+        if wish.fork is not None:
+            request |= {"fork_id": wish.fork.parent_id, "fork_step": wish.fork.step}
+        if wish.proof is not None:
+            proof = wish.proof
+            request["proof"] = {
+                "fence": str(proof.fence),
+                "boot_id": proof.boot_id,
+                "pid_namespace": proof.pid_namespace,
+                "pid": proof.pid,
+                "process_started": proof.process_started,
+            }
+        if wish.auto_keys:
+            request["auto_keys"] = list(wish.auto_keys)
+            request["auto_until"] = self._store.clock.latest_us() + AUTO_KEY_LIFE_US
+        if wish.auto_search:
+            request["auto_search"] = True
+        return request
+
+    def _abandon(self, keys: RunKeys, nonce: str, call: str) -> None:
+        """Give a place up, and a grant back that its caller never got; goes on by itself."""
+        cleanup = asyncio.create_task(self.abandon(keys, nonce=nonce, call=call), name="abandon")
+        self._cleanups.add(cleanup)
+        cleanup.add_done_callback(self._cleaned)
+
+    def _cleaned(self, cleanup: asyncio.Task[bool]) -> None:
+        self._cleanups.discard(cleanup)
+        if not cleanup.cancelled():
+            cleanup.exception()  # the store is away: the place and the lease expire by themselves
+
+    async def abandon(self, keys: RunKeys, *, nonce: str = "", call: str = "", fence: int | None = None) -> bool:
+        """Give a place up and take a grant back that was never delivered; returns whether there was one."""
         partition = keys.partition
-        config = [item for pair in wish.config.items() for item in pair]
-        verdict, rest = await self._store.run(
-            "acquire",
+        verdict, _ = await self._store.run(
+            "abandon",
             (
                 partition.meta,
                 keys.run,
                 keys.attempts,
-                keys.ckpt,
-                keys.ckptdoc,
                 partition.live,
                 keys.runs,
-                partition.projects,
                 partition.events,
+                keys.wait,
+                keys.waitx,
+                keys.auto,
+                keys.ckpt,
+                keys.ckptdoc,
             ),
-            (
-                project,
-                wish.id,
-                run_id,
-                wish.mode.value,
-                wish.nonce,
-                wish.ttl_us,
-                self._lock_delay_us,
-                holder_json(wish.holder),
-                generate_name(),
-                given(wish.name),
-                given(wish.notes),
-                given(None if wish.tags is None else json.dumps(list(wish.tags), ensure_ascii=False)),
-                "" if wish.resume_step is None else wish.resume_step,
-                self._store.clock.latest_us(),
-                *config,
-            ),
+            (keys.project, keys.canonical_id, nonce, call, "" if fence is None else fence),
         )
-        if verdict != "GRANTED":
-            self._refuse(verdict, rest, project, wish.id, run_id)
-        return self._grant(rest, wish)
-
-    def _grant(self, rest: Sequence[Any], wish: Acquisition) -> Grant:
-        fence, attempt, remaining, resumed, previous, next_step, start, document, changes, record = rest
-        fields = fields_of(record)
-        remaining_us = int(remaining)
-        checkpoint = checkpoint_of(document)
-        now_us = int(fields["expiry"]) - remaining_us
-        return Grant(
-            fence=int(fence),
-            attempt=int(attempt),
-            ttl_us=int(fields["ttl"]),
-            remaining_us=remaining_us,
-            resumed=resumed == 1,
-            previous_state=RunState(previous.decode()) if previous else None,
-            next_step=int(next_step),
-            starting_step=int(start),
-            checkpoint=checkpoint,
-            config_changes=changes_of(changes),
-            run=run_of(wish.project, wish.canonical_id, fields, now_us, checkpoint=checkpoint),
-        )
+        return verdict == "TAKEN_BACK"
 
     async def renew(self, project: str, run_id: str, fence: int) -> Renewal:
         """Extend the lease of ``fence`` by its ttl.
 
         Raises:
-            Stale: a newer fence was granted, or the attempt has ended.
+            Stale: a newer fence was granted, the lease was revoked, or the attempt has ended.
             RunDeleted: the run was deleted.
             Unavailable: the store cannot say.
         """
@@ -117,7 +218,7 @@ class LeaseStore:
             (project, run_id, fence, self._lock_delay_us),
         )
         if verdict != "RENEWED":
-            self._refuse(verdict, rest, project, run_id, run_id, fence)
+            refuse_fence(verdict, rest, project, run_id, fence, self._store)
         return Renewal(remaining_us=int(rest[0]), reinstated=rest[1] == 1)
 
     async def release(self, project: str, run_id: str, fence: int, outcome: RunState) -> RunState:
@@ -132,12 +233,56 @@ class LeaseStore:
         partition = keys.partition
         verdict, rest = await self._store.run(
             "release",
-            (partition.meta, keys.run, keys.attempts, partition.live, keys.runs, partition.events),
+            (
+                partition.meta,
+                keys.run,
+                keys.attempts,
+                partition.live,
+                keys.runs,
+                partition.events,
+                keys.wait,
+                keys.waitx,
+                keys.auto,
+            ),
             (project, run_id, fence, outcome.value),
         )
         if verdict != "RELEASED":
-            self._refuse(verdict, rest, project, run_id, run_id, fence)
+            refuse_fence(verdict, rest, project, run_id, fence, self._store)
         return RunState(rest[0].decode())
+
+    async def break_lease(
+        self, project: str, run_id: str, fence: int, *, force: bool, reason: str, by: str
+    ) -> int:
+        """Revoke the lease of ``fence``, or, forced, end its attempt under a new fence; returns the fence now. Idempotent.
+
+        Raises:
+            RunNotFound, RunDeleted, Unavailable.
+            Stale: the run was granted since, or (LEASE_FREE) nobody holds it.
+        """
+        keys = run_keys(project, run_id)
+        partition = keys.partition
+        verdict, rest = await self._store.run(
+            "break",
+            (
+                partition.meta,
+                keys.run,
+                keys.attempts,
+                partition.live,
+                keys.runs,
+                partition.events,
+                keys.wait,
+                keys.waitx,
+            ),
+            (project, run_id, fence, "1" if force else "0", reason, by),
+        )
+        match verdict:
+            case "BROKEN":
+                return int(rest[0])
+            case "ABSENT":
+                raise RunNotFound(project, run_id)
+            case "FREE":
+                raise Stale("LEASE_FREE", f"nobody holds run {project}/{run_id}: there is nothing to break")
+        refuse_fence(verdict, rest, project, run_id, fence, self._store)
 
     async def sweep(self) -> int:
         """Turn expired runs of all partitions into crashed ones; returns how many."""
@@ -158,25 +303,87 @@ class LeaseStore:
             expired += verdict == "EXPIRED"
         return expired
 
-    def _run(self, project: str, canonical_id: str, record: Sequence[bytes]) -> Run:
-        now_us = self._store.clock.seen_us
-        return run_of(project, canonical_id, fields_of(record), now_us)
-
-    def _refuse(
-        self, verdict: str, rest: Sequence[Any], project: str, run_id: str, canonical_id: str, fence: int = 0
-    ) -> NoReturn:
+    def _refuse(self, verdict: str, rest: Sequence[Any], wish: Acquisition, keys: RunKeys) -> NoReturn:
+        project, run_id = wish.project, wish.id
+        run = None
+        if verdict in ("EXISTS", "HELD", "LOCK_DELAY", "QUEUED", "NO_HOLDER") and rest[0]:
+            run = run_of(project, keys.canonical_id, fields_of(rest[0]), self._store.clock.seen_us)
         match verdict:
-            case "EXISTS":
-                raise RunExists(self._run(project, canonical_id, rest[0]))
-            case "HELD" | "LOCK_DELAY":
-                raise LeaseHeld(self._run(project, canonical_id, rest[0]))
+            case "EXISTS" if run:
+                raise RunExists(run)
+            case "HELD" | "LOCK_DELAY" | "QUEUED" if run:
+                raise LeaseHeld(run, int(rest[1]))
+            case "NO_HOLDER":
+                raise NoHolder(project, run_id, run)
             case "COLLISION":
                 raise RunIdCollision(project, run_id, rest[0].decode())
             case "NOT_FOUND":
                 raise RunNotFound(project, run_id)
             case "NONCE_ENDED":
                 raise Stale("NONCE_ENDED", "the attempt of this nonce has ended: acquire with a new nonce")
-        refuse_fence(verdict, rest, project, canonical_id, fence, self._store)
+            case "PARENT_ABSENT" if wish.fork:
+                raise RunNotFound(project, wish.fork.parent_id)
+            case "PARENT_DELETED" if wish.fork:
+                raise RunDeleted(project, wish.fork.parent_id)
+            case "PARENT_STEP":
+                field = "fork_from.step" if wish.fork else "resume_from.step"
+                raise InvalidField(field, f"below the run's next step, {int(rest[0])}")
+        refuse_fence(verdict, rest, project, keys.canonical_id, 0, self._store)
+
+
+async def _sleep(waiter: Waiter, refusal: LeaseHeld | NoHolder, left_s: float) -> None:
+    until_s = min(left_s, _REFRESH_S)
+    if isinstance(refusal, LeaseHeld) and refusal.place == 1:
+        run = refusal.run
+        # The head sleeps until the lease can be free at the earliest, and a moment.
+        until_s = min(until_s, (run.remaining_us + run.lock_delay_us) / 1e6 + 0.002)
+    await waiter.sleep(until_s)
+
+
+def _grant(verdict: str, rest: Sequence[Any], keys: RunKeys) -> Grant:
+    fence, attempt, remaining, resumed, previous, next_step, start, document, changes, record = rest
+    fields = fields_of(record)
+    remaining_us = int(remaining)
+    checkpoint = checkpoint_of(document)
+    now_us = int(fields["expiry"]) - remaining_us
+    return Grant(
+        fence=int(fence),
+        attempt=int(attempt),
+        ttl_us=int(fields["ttl"]),
+        remaining_us=remaining_us,
+        resumed=resumed == 1,
+        previous_state=RunState(previous.decode()) if previous else None,
+        next_step=int(next_step),
+        starting_step=int(start),
+        checkpoint=checkpoint,
+        config_changes=changes_of(changes),
+        run=run_of(keys.project, keys.canonical_id, fields, now_us, checkpoint=checkpoint),
+        member=verdict == "MEMBER",
+    )
+
+
+def _acquire_keys(keys: RunKeys, wish: Acquisition) -> tuple[str, ...]:
+    partition = keys.partition
+    parent = run_keys(wish.project, wish.fork.parent_id) if wish.fork else keys
+    return (
+        partition.meta,
+        keys.run,
+        keys.attempts,
+        keys.ckpt,
+        keys.ckptdoc,
+        partition.live,
+        keys.runs,
+        partition.projects,
+        partition.events,
+        keys.wait,
+        keys.waitx,
+        keys.auto,
+        parent.run,
+        parent.attempts,
+        parent.ckpt,
+        parent.ckptdoc,
+        parent.log,
+    )
 
 
 def refuse_fence(
@@ -189,6 +396,8 @@ def refuse_fence(
             raise Stale("STALE_FENCE", f"fence {fence} of run {run.path} is old, {run.fence} was granted since", run)
         case "ENDED":
             raise Stale("LEASE_ENDED", f"the attempt of fence {fence} has ended ({rest[0].decode()})")
+        case "REVOKED":
+            raise Stale("REVOKED", f"an operator has revoked the lease of fence {fence}: it is not renewed any more")
         case "ABSENT":
             raise Stale("RUN_GONE", f"run {project}/{canonical_id} does not exist")
         case "DELETED":

@@ -11,6 +11,7 @@ from runlease_coordinator.domain.runs import (
     Checkpoint,
     ConfigChange,
     Holder,
+    Parent,
     Run,
     RunState,
     Segment,
@@ -25,9 +26,9 @@ def fields_of(flat: Sequence[bytes]) -> Fields:
     return dict(zip(decoded[::2], decoded[1::2], strict=True))
 
 
-def holder_json(holder: Holder) -> str:
+def holder_list(holder: Holder) -> list[str | int]:
     """Return a holder as the compact list that the store keeps (a short one keeps the record small)."""
-    values = [
+    return [
         holder.host,
         holder.pid,
         holder.user,
@@ -38,11 +39,10 @@ def holder_json(holder: Holder) -> str:
         holder.pid_namespace,
         holder.process_started,
     ]
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 
 def holder_of(text: str) -> Holder:
-    """Read what `holder_json` wrote."""
+    """Read what became of `holder_list` in the store."""
     return Holder(*json.loads(text))
 
 
@@ -90,7 +90,7 @@ def run_of(
         holder=holder_of(record["holder"]),
         ttl_us=int(record["ttl"]),
         remaining_us=expiry - now_us if running else 0,
-        lock_delay_us=max(0, avail - now_us) if not running else 0,
+        lock_delay_us=max(0, avail - max(now_us, expiry if running else 0)),
         next_step=int(record["next"]),
         last_step=int(record["last"]),
         last_log_us=int(record["last_log"]),
@@ -103,8 +103,28 @@ def run_of(
         config=_prefixed(record, "config."),
         summary=_prefixed(record, "summary."),
         checkpoint=checkpoint,
+        revoked="revoked" in record,
+        parent=_parent(record),
         attempts=attempts,
         checkpoints=checkpoints,
+    )
+
+
+def _parent(record: Fields) -> Parent | None:
+    if "parent" not in record:
+        return None
+    after_attempt, after_segment = record["parent_after"].split(" ")
+    segments = []
+    for line in record["parent_segments"].splitlines():
+        attempt, segment, start, writer = line.split(" ", 3)
+        segments.append(Segment(int(attempt), int(segment), writer, int(start), counts=True))
+    return Parent(
+        canonical_id=record["parent"],
+        step=int(record["parent_step"]),
+        attempt=int(record["parent_attempt"]),
+        segments=segments,
+        last_entry=record["parent_entry"],
+        after=(int(after_attempt), int(after_segment)),
     )
 
 

@@ -7,12 +7,24 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runlease_coordinator.domain.errors import LeaseHeld, RunDeleted, RunIdCollision, RunNotFound
+from runlease_coordinator.domain.errors import (
+    BadBranch,
+    InvalidField,
+    LeaseHeld,
+    RunDeleted,
+    RunIdCollision,
+    RunNotFound,
+    Unavailable,
+)
 from runlease_coordinator.domain.runs import Checkpoint, Run, RunState
 from runlease_coordinator.store.keys import PARTITIONS, partition_keys, partition_of, run_keys
 from runlease_coordinator.store.leases import given, refuse_fence
 from runlease_coordinator.store.records import attempts_of, checkpoint_of, fields_of, run_of
 from runlease_coordinator.store.store import Store
+
+
+#: A link is tried again where others were made in the project meanwhile.
+_LINK_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +185,10 @@ class RunStore:
             Stale: the run was granted since the caller saw it.
         """
         keys = run_keys(project, canonical_id)
+        partition = keys.partition
         verdict, rest = await self._store.run(
             "delete_run",
-            (keys.partition.meta, keys.run, keys.runs, keys.partition.events),
+            (partition.meta, keys.run, keys.attempts, partition.live, keys.runs, partition.events, keys.auto),
             (project, canonical_id, fence, reason),
         )
         match verdict:
@@ -186,6 +199,120 @@ class RunStore:
             case "HELD":
                 raise LeaseHeld(run_of(project, canonical_id, fields_of(rest[0]), self._store.clock.seen_us))
         refuse_fence(verdict, rest, project, canonical_id, fence, self._store)
+
+
+    async def undelete_run(self, project: str, run_id: str, canonical_id: str, reason: str) -> None:
+        """Take a deletion back. Idempotent.
+
+        Raises:
+            RunNotFound: there is none, or it was purged.
+        """
+        keys = run_keys(project, canonical_id)
+        verdict, _ = await self._store.run(
+            "undelete_run",
+            (keys.partition.meta, keys.run, keys.runs, keys.partition.events),
+            (project, canonical_id, reason),
+        )
+        if verdict == "ABSENT":
+            raise RunNotFound(project, run_id)
+
+    async def purge_run(self, project: str, run_id: str, canonical_id: str, fence: int, reason: str) -> None:
+        """Remove a deleted run for good.
+
+        Raises:
+            RunNotFound: there is none (any more).
+            BadBranch: it is not deleted yet, or other runs show its history.
+            Stale: the run was granted since the caller saw it.
+        """
+        keys = run_keys(project, canonical_id)
+        parent = (await self.get_run(project, run_id, canonical_id, full=False)).run.parent
+        parent_run = run_keys(project, parent.canonical_id).run if parent else keys.run
+        verdict, rest = await self._store.run(
+            "purge_run",
+            (
+                keys.partition.meta,
+                keys.run,
+                keys.attempts,
+                keys.ckpt,
+                keys.ckptdoc,
+                keys.log,
+                keys.seq,
+                keys.wait,
+                keys.waitx,
+                keys.partition.events,
+                parent_run,
+            ),
+            (project, canonical_id, fence, reason),
+        )
+        path = f"{project}/{run_id}"
+        match verdict:
+            case "PURGED":
+                return
+            case "ABSENT":
+                raise RunNotFound(project, run_id)
+            case "ALIVE":
+                raise BadBranch(project, run_id, "NOT_DELETED", f"run {path} is not deleted: delete it first")
+            case "REFERENCED":
+                message = f"{int(rest[0])} runs show the history of run {path}: purge them first"
+                raise BadBranch(project, run_id, "REFERENCED", message)
+        refuse_fence(verdict, rest, project, canonical_id, fence, self._store)
+
+    async def link(self, project: str, run_id: str, canonical_id: str, parent_id: str, step: int | None) -> None:
+        """Let a run show a parent's history, up to ``step`` (None: all), before its own. Idempotent.
+
+        Raises:
+            RunNotFound, RunDeleted: of either run.
+            BadBranch: a cycle, or the run is linked elsewhere already.
+            InvalidField: the step is not below the parent's next step.
+        """
+        keys, parent = run_keys(project, canonical_id), run_keys(project, parent_id)
+        partition = keys.partition
+        for _ in range(_LINK_TRIES):
+            counter = await self._store.reads.call("HGET", partition.links, project)
+            await self._refuse_cycle(project, run_id, canonical_id, parent_id)
+            verdict, rest = await self._store.run(
+                "link",
+                (
+                    partition.meta,
+                    keys.run,
+                    keys.attempts,
+                    keys.ckpt,
+                    keys.ckptdoc,
+                    keys.runs,
+                    partition.events,
+                    parent.run,
+                    parent.attempts,
+                    parent.ckpt,
+                    parent.ckptdoc,
+                    parent.log,
+                    partition.links,
+                ),
+                (project, canonical_id, parent_id, "" if step is None else step, (counter or b"0").decode()),
+            )
+            if verdict != "RACED":
+                break
+        match verdict:
+            case "LINKED":
+                return
+            case "ABSENT" | "PARENT_ABSENT":
+                raise RunNotFound(project, run_id if verdict == "ABSENT" else parent_id)
+            case "DELETED" | "PARENT_DELETED":
+                raise RunDeleted(project, run_id if verdict == "DELETED" else parent_id)
+            case "PARENT_STEP":
+                raise InvalidField("step", f"below the next step of run {project}/{parent_id}, {int(rest[0])}")
+            case "LINKED_ALREADY":
+                message = f"run {project}/{run_id} continues {rest[0].decode()} (step {int(rest[1])}) already"
+                raise BadBranch(project, run_id, "LINKED_ALREADY", message)
+        raise Unavailable("RACED", "other links were made meanwhile: try again")
+
+    async def _refuse_cycle(self, project: str, run_id: str, canonical_id: str, parent_id: str) -> None:
+        ancestor: str | None = parent_id
+        while ancestor is not None:
+            if ancestor == canonical_id:
+                message = f"run {project}/{parent_id} continues run {project}/{run_id} itself: that would be a cycle"
+                raise BadBranch(project, run_id, "CYCLE", message)
+            run = (await self.get_run(project, ancestor, ancestor, full=False)).run
+            ancestor = run.parent.canonical_id if run.parent else None
 
 
 def _checkpoints(visible: Sequence[bytes], documents: Sequence[bytes]) -> list[Checkpoint]:

@@ -7,9 +7,18 @@ from functools import cache
 from hashlib import sha1
 from importlib import resources
 
-#: Pure functions that a script needs besides the prelude.
-_NEEDS = {"acquire": ("decision",)}
-_PARTS = frozenset(("prelude", "decision"))
+#: Functions that a script needs besides the prelude.
+_NEEDS = {
+    "abandon": ("queue", "auto"),
+    "acquire": ("decision", "queue", "auto", "segments"),
+    "append": ("segments",),
+    "break": ("queue",),
+    "delete_run": ("queue", "auto"),
+    "link": ("segments",),
+    "release": ("queue", "auto"),
+    "resolve_auto": ("auto",),
+}
+_PARTS = frozenset(("prelude", "decision", "queue", "auto", "segments"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from redis.asyncio.connection import ConnectionPool
 
 from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.store.connection import StoreConnection
-from runlease_coordinator.store.keys import PARTITIONS, SCHEMA_VERSION, partition_keys
+from runlease_coordinator.store.keys import PARTITIONS, SCHEMA_VERSION, partition_keys, partition_of
 from runlease_coordinator.store.scripts import scripts
 
 #: How old a request may be by store time when its script runs (DESIGN section 5).
@@ -88,6 +88,12 @@ class Store:
             case "TOO_OLD":
                 raise Unavailable("REQUEST_TOO_OLD", "the request waited for the store for over 30 s: repeat it")
         return verdict, answer[2:]
+
+    async def resolve_auto(self, project: str, auto_keys: Sequence[str]) -> tuple[str, str]:
+        """Return the first of a job's automatic keys that is bound, and its run; '' where none is."""
+        partition = partition_keys(partition_of(project))
+        _, (key, run_id) = await self.run("resolve_auto", (partition.meta, partition.auto(project)), tuple(auto_keys))
+        return key.decode(), run_id.decode()
 
     async def bootstrap(self, *, max_ttl_us: int, quarantine: bool, take_over: bool) -> int:
         """Open all partitions; returns how many were not open before.

@@ -14,15 +14,8 @@ local run = redis.call('HMGET', run_key, 'fence', 'end', 'expiry', 'attempt', 'd
 if not run[1] then return {'ABSENT', text(now)} end
 if run[1] ~= fence then
   local attempt = redis.call('HGET', attempts_key, 'fence.' .. fence)
-  local recorded = attempt and redis.call('HGET', attempts_key, attempt .. '.end')
-<<<<<<< HEAD
-  local broken = attempt and redis.call('HGET', attempts_key, attempt .. '.broken')
-  if recorded and recorded ~= 'crashed' and not broken then return {'RELEASED', text(now), recorded} end
-=======
-  -- A sweep and a successor record 'crashed', too; only a release may be repeated.
-  local released = recorded and (recorded ~= 'crashed' or redis.call('HEXISTS', attempts_key, attempt .. '.released') == 1)
-  if released then return {'RELEASED', text(now), recorded} end
->>>>>>> main
+  local recorded = attempt and redis.call('HMGET', attempts_key, attempt .. '.end', attempt .. '.released')
+  if recorded and recorded[2] then return {'RELEASED', text(now), recorded[1]} end
   return {'STALE', text(now), redis.call('HGETALL', run_key)}
 end
 -- A swept run keeps its expiry; a released one has none.
@@ -33,7 +26,7 @@ if run[2] == '' then
 else
   redis.call('HSET', attempts_key, run[4] .. '.end', outcome)
 end
-if outcome == 'crashed' then redis.call('HSET', attempts_key, run[4] .. '.released', '1') end
+redis.call('HSET', attempts_key, run[4] .. '.released', '1') -- a sweep, a break, a proof of death end it, too
 redis.call('HSET', run_key, 'end', outcome, 'expiry', '0', 'avail', '0', 'updated', text(now))
 redis.call('HDEL', run_key, 'revoked')
 redis.call('ZREM', live_key, project .. '/' .. id)
