@@ -114,8 +114,9 @@ class LeaseLost(RunleaseError):
     """The calling process no longer holds the run; nothing that it writes is accepted any more.
 
     Attributes:
-        cause: ``superseded``, ``ended``, ``revoked``, ``deleted`` or ``absent``, as the coordinator said; ``taken over``
-            where another process writes under the same lease; ``released`` or ``forked`` in this process.
+        cause: ``superseded``, ``ended``, ``revoked``, ``deleted`` or ``absent``, as the coordinator said;
+            ``taken over`` where another process writes under the same lease; ``released`` or ``forked`` in this
+            process.
         holder: the new holder, where there is one.
         fence: this process's fence.
         current_fence: the run's fence now (0 where unknown).
