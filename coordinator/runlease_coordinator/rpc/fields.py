@@ -62,10 +62,10 @@ def writer_name(writer: str, path: str) -> str:
         raise InvalidField(path, str(error)) from None
 
 
-def fence(value: int) -> int:
+def fence(value: int, path: str = "fence") -> int:
     """Check a fence that the caller names."""
     if not 0 < value <= MAX_FENCE:
-        raise InvalidField("fence", f"a fence is 1..2^53-1, not {value}: give the fence of your grant")
+        raise InvalidField(path, f"a fence is 1..2^53-1, not {value}: give the fence of your grant")
     return value
 
 
