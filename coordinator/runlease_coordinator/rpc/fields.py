@@ -92,6 +92,13 @@ def line(value: str, path: str, longest: int = MAX_NAME) -> str:
     return value
 
 
+def short_line(value: str, path: str, most_bytes: int) -> str:
+    """Check one line of text that must stay short in bytes."""
+    if len(value.encode()) > most_bytes:
+        raise InvalidField(path, f"at most {most_bytes} bytes of UTF-8, not {len(value.encode())}")
+    return line(value, path)
+
+
 def notes(value: str, path: str = "notes") -> str:
     """Check free text."""
     if len(value) > MAX_NOTES:
