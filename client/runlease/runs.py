@@ -108,7 +108,7 @@ class Run:
         self._reader = MetricReader(strict=strict)
         self._clock = clock
         self._on_finish = on_finish
-        self._lock = threading.RLock()
+        self._lock, self._sending = threading.RLock(), threading.Lock()
         self._pending: tuple[int, float, dict[str, float]] | None = None
         self._unsent: dict[str, Any] = {}
         self._logged = self._finished = self._forked = False
@@ -259,23 +259,31 @@ class Run:
             self._config.update(config or {})
             self._summary.update(summary or {})
             self.name = self.name if name is None else name
-            self._unsent.update({key: value for key, value in changes.items() if value is not None})
-            for key, texts in merged.items():
-                self._unsent[key] = {**self._unsent.get(key, {}), **texts}
-            self._send_update(timeout_s=5.0)
+            self._keep_unsent({**merged, **{key: value for key, value in changes.items() if value is not None}})
+        self._send_update(timeout_s=5.0)
+
+    def _keep_unsent(self, changes: Mapping[str, Any]) -> None:
+        for key, value in changes.items():
+            merges = isinstance(value, dict)
+            self._unsent[key] = {**self._unsent.get(key, {}), **value} if merges else value
 
     def _send_update(self, timeout_s: float) -> None:
-        try:
-            self._session.update(timeout_s, **self._unsent)
-        except CoordinatorUnavailable as error:
-            log.warning("runlease: an update of %s/%s waits: %s", self.project, self.id, error)
-        except RunleaseError as error:
-            self._unsent.clear()
-            if not self.lease.lose_by(error):
-                raise
-            self._require_lease()
-        else:
-            self._unsent.clear()
+        with self._sending:  # updates go out one after the other; `log` does not wait for them
+            with self._lock:
+                changes, self._unsent = self._unsent, {}
+            if not changes:  # another thread's call has sent ours, too
+                return
+            try:
+                self._session.update(timeout_s, **changes)
+            except CoordinatorUnavailable as error:
+                with self._lock:
+                    later, self._unsent = self._unsent, changes
+                    self._keep_unsent(later)
+                log.warning("runlease: an update of %s/%s waits: %s", self.project, self.id, error)
+            except RunleaseError as error:
+                if not self.lease.lose_by(error):
+                    raise
+                self._require_lease()
 
     def stats(self) -> Stats:
         """Return how many points were logged, acknowledged, are buffered, were dropped or rejected."""

@@ -285,15 +285,15 @@ def _acquire(
             message.nonce = secrets.token_hex(16)
             raise
         except RunNotFound as error:
-            if request.by_id:
-                modes = ", ".join(RESUME_MODES)
-                raise RunNotFound(
-                    f"resume={request.id!r} is no resume mode ({modes}), so it names a run that must exist, "
-                    f"and {request.project}/{request.id} does not",
-                    project=request.project,
-                    run_id=request.id,
-                ) from error
-            raise
+            modes = ", ".join(RESUME_MODES)
+            what = (
+                f"{request.id!r} is no mode ({modes}), so it names a run that must exist" if request.by_id else "must"
+            )
+            raise RunNotFound(
+                f'run {request.project}/{request.id} does not exist (resume={what}); resume="allow" creates it',
+                project=request.project,
+                run_id=request.id,
+            ) from error
         return grant_of(response.grant), sent_at, suspend_aware() - sent_at
 
     retrying = tenacity.Retrying(

@@ -108,8 +108,7 @@ def error_from(error: grpc.RpcError, *, coordinator: str = "") -> exceptions.Run
         case _Code.INVALID_ARGUMENT:
             return _invalid(text, details)
         case _Code.NOT_FOUND:
-            modes = 'resume="allow" creates it, "never" insists on a new one, "must" on an existing one'
-            return exceptions.RunNotFound(f"{text}: check the ID with `runlease ls`; {modes}", **run)
+            return exceptions.RunNotFound(f"{text}: see `runlease ls` for those that do", **run)
         case _Code.ALREADY_EXISTS:
             return _exists(text, details)
         case _Code.FAILED_PRECONDITION if details.reason in ("LEASE_HELD", "LOCK_DELAY"):

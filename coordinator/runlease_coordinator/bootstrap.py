@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from pathlib import Path
 
 import grpc
@@ -101,6 +102,10 @@ class Coordinator:
 
     async def _open_store(self) -> Store:
         settings = self.settings
+        if settings.data_nodes > 1:
+            raise StartupError(
+                f"--data-nodes is {settings.data_nodes}: this version does not wait for replicas yet; leave it out"
+            )
         url = settings.store
         if url == "embedded":
             self._embedded = EmbeddedStore(settings.data_dir, settings.server_binary, log=log)
@@ -180,6 +185,8 @@ async def _check_store(store: Store, url: str) -> None:
 
 
 def _listen(server: grpc.aio.Server, address: str) -> str:
+    if not address.startswith("unix:"):
+        _probe(address)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError:  # since grpcio 1.60; before it answered 0
@@ -191,6 +198,22 @@ def _listen(server: grpc.aio.Server, address: str) -> str:
     if not port:
         raise StartupError(f"cannot listen on {address}: the port is taken or not allowed; give another --listen")
     return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _probe(address: str) -> None:
+    """Refuse a port that is taken before gRPC tries it, which writes a line of its own to stderr."""
+    host, _, port = address.rpartition(":")
+    try:
+        infos = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise StartupError(f"cannot listen on {address}: {error}; give another --listen") from None
+    family, kind, protocol, _, where = infos[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(where)
+        except OSError as error:
+            raise StartupError(f"cannot listen on {address}: {error.strerror}; give another --listen") from None
 
 
 async def _sweep_forever(leases: LeaseStore) -> None:

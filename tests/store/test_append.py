@@ -197,6 +197,7 @@ def test_a_long_log_is_read_in_pages(live: LiveStore, project: str) -> None:
     for seq in range(1, 131):  # more than two pages of 64 entries
         append(live, writer, points_entry(seq, [(seq, float(seq))]))
     assert steps(live, project) == list(range(1, 131))
+    assert live.read(project, superseded=True)[0].steps == list(range(1, 131))  # none read twice
 
 
 # A store without memory

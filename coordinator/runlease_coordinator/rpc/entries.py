@@ -16,6 +16,8 @@ MAX_KEY = 256
 MAX_POINTS = 100_000
 MAX_ROWS = 100_000
 MAX_SERIES = 10_000
+#: The scripts count in doubles.
+MAX_SEQ = 2**53 - 1
 
 
 def open_writer(message: pb.OpenWriter) -> Writer:
@@ -28,7 +30,7 @@ def open_writer(message: pb.OpenWriter) -> Writer:
     return Writer(
         project=name.project,
         canonical_id=name.canonical_id,
-        fence=fields.fence(message.fence),
+        fence=fields.fence(message.fence, "open.fence"),
         name=fields.writer_name(message.writer, "open.writer"),
         session=fields.token(message.session, "open.session"),
     )
@@ -40,6 +42,8 @@ def entry_of(message: pb.Entry, fence: int) -> Entry:
     Raises:
         InvalidField: naming the field at fault.
     """
+    if not 1 <= message.seq <= MAX_SEQ:
+        raise InvalidField("entry.seq", f"1..2^53-1, not {message.seq}: the first entry under a fence is 1")
     if message.HasField("origin"):
         raise InvalidField("entry.origin", "not supported by this version")
     match message.WhichOneof("payload"):

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2 as details_pb2
 from google.rpc import status_pb2
 
@@ -124,20 +124,51 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 def _wrap(handler: Any, method: str) -> Any:
     if not method.startswith("/runlease."):  # health and reflection bring their own
         return handler
-    codecs = (handler.request_deserializer, handler.response_serializer)
+    codecs = (_reader(handler.request_deserializer), handler.response_serializer)
     if handler.response_streaming:
         make = (
             grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
         )
         behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
-        return make(_streaming(behavior, method), *codecs)
+        return make(_streaming(behavior, method, _Requests if handler.request_streaming else _checked), *codecs)
     return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, method), *codecs)
+
+
+def _reader(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return a deserializer that hands on what is wrong, where gRPC's own way is an internal error."""
+
+    def read(raw: bytes) -> Any:
+        try:
+            return deserialize(raw)
+        except (DecodeError, ValueError) as error:  # ValueError: text that is no UTF-8, in protobuf's pure Python
+            return errors.InvalidField("(request)", f"the bytes are no message of this method: {error}")
+
+    return read
+
+
+def _checked(request: Any) -> Any:
+    if isinstance(request, errors.InvalidField):
+        raise request
+    return request
+
+
+class _Requests:
+    """The requests of a stream, up to the first that is no message."""
+
+    def __init__(self, requests: AsyncIterator[Any]) -> None:
+        self._requests = aiter(requests)
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> Any:
+        return _checked(await anext(self._requests))
 
 
 def _unary(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            return await behavior(request, context)
+            return await behavior(_checked(request), context)
         except errors.DomainError as error:
             await _abort(context, error)
         except (grpc.aio.AbortError, grpc.aio.BaseError):
@@ -151,10 +182,12 @@ def _unary(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[...
     return call
 
 
-def _streaming(behavior: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., AsyncIterator[Any]]:
+def _streaming(
+    behavior: Callable[..., AsyncIterator[Any]], method: str, checked: Callable[[Any], Any]
+) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         try:
-            async for response in behavior(request, context):
+            async for response in behavior(checked(request), context):
                 yield response
         except errors.DomainError as error:
             await _abort(context, error)

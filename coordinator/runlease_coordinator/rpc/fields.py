@@ -62,10 +62,10 @@ def writer_name(writer: str, path: str) -> str:
         raise InvalidField(path, str(error)) from None
 
 
-def fence(value: int) -> int:
+def fence(value: int, path: str = "fence") -> int:
     """Check a fence that the caller names."""
     if not 0 < value <= MAX_FENCE:
-        raise InvalidField("fence", f"a fence is 1..2^53-1, not {value}: give the fence of your grant")
+        raise InvalidField(path, f"a fence is 1..2^53-1, not {value}: give the fence of your grant")
     return value
 
 
@@ -90,6 +90,13 @@ def line(value: str, path: str, longest: int = MAX_NAME) -> str:
     if _CONTROL.search(value):
         raise InvalidField(path, "no control characters")
     return value
+
+
+def short_line(value: str, path: str, most_bytes: int) -> str:
+    """Check one line of text that must stay short in bytes."""
+    if len(value.encode()) > most_bytes:
+        raise InvalidField(path, f"at most {most_bytes} bytes of UTF-8, not {len(value.encode())}")
+    return line(value, path)
 
 
 def notes(value: str, path: str = "notes") -> str:

@@ -13,11 +13,15 @@ from runlease_coordinator.rpc import fields
 STATES: dict[RunState, Any] = {state: pb.RunState.Value(f"RUN_STATE_{state.name}") for state in RunState}
 STATES_BY_NUMBER = {int(number): state for state, number in STATES.items()}
 
+#: Of each text of a holder: a refusal that names the holder must fit into gRPC's 8 KiB of trailing metadata, in which
+#: each of these bytes takes about 15.
+MAX_HOLDER_BYTES = 256
+
 
 def holder_of(message: pb.Holder, path: str) -> Holder:
     """Check and read a holder."""
     texts = {
-        name: fields.line(getattr(message, name), f"{path}.{name}")
+        name: fields.short_line(getattr(message, name), f"{path}.{name}", MAX_HOLDER_BYTES)
         for name in ("host", "user", "job_id", "group", "sdk_version", "boot_id", "pid_namespace")
     }
     return Holder(pid=message.pid, process_started=message.process_started, **texts)

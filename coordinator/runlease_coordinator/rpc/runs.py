@@ -92,6 +92,7 @@ def _position(token: str) -> ListPosition:
     try:
         project, updated, canonical_id = json.loads(base64.urlsafe_b64decode(token.encode()))
         fields.project_name(project, "page_token")
-        return ListPosition(project, str(int(updated)), fields.line(canonical_id, "page_token"))
-    except (binascii.Error, TypeError, ValueError, InvalidField):
+        at = str(fields.step(int(updated), "page_token"))  # store time, below 2^53 like every number of the store
+        return ListPosition(project, at, fields.line(canonical_id, "page_token"))
+    except (binascii.Error, TypeError, ValueError, OverflowError, RecursionError, InvalidField):
         raise InvalidField("page_token", "give the `next_page_token` of the page before, unchanged") from None

@@ -47,6 +47,8 @@ class StoreConnection:
         self._name = name
         self._wire: Wire | None = None
         self._connected = asyncio.Event()
+        #: Set once the first attempt has come to an end that is worth telling.
+        self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._why_not = "not connected yet"
 
@@ -57,12 +59,12 @@ class StoreConnection:
             Unavailable: not connected within ``timeout_s``; the message says why.
         """
         self._task = asyncio.create_task(self._run(), name=f"store-{self._name}")
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._connected.wait()
-        except TimeoutError:
+                await self._settled.wait()
+        if not self._connected.is_set():
             await self.close()
-            raise self._away() from None
+            raise self._away()
 
     async def close(self) -> None:
         """Disconnect; calls in flight fail."""
@@ -106,12 +108,15 @@ class StoreConnection:
             try:
                 self._wire = wire = await self._open(connection)
                 self._connected.set()
+                self._settled.set()
                 backoff = _BACKOFF_S[0]
                 raise await self._end_of(wire)
             except (*_NOT_CONNECTED, RedisError) as error:
                 if self._wire is not None or isinstance(error, AuthenticationError):
                     log.warning("store connection %s lost: %s", self._name, error)
                 self._why_not = str(error) or type(error).__name__
+                if isinstance(error, AuthenticationError):  # no second try makes a password right
+                    self._settled.set()
             finally:
                 lost, self._wire = self._wire, None
                 self._connected.clear()

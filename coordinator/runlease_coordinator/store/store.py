@@ -47,7 +47,7 @@ class Store:
         self.reads = StoreConnection(pool, "reads")
         self._scripts = scripts()
 
-    async def start(self, timeout_s: float = 10.0) -> None:
+    async def start(self, timeout_s: float = 5.0) -> None:
         """Connect.
 
         Raises:
