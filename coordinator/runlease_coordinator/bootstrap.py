@@ -23,6 +23,7 @@ from runlease.v1 import (
 )
 
 from runlease_coordinator.domain.errors import Unavailable
+from runlease_coordinator.domain.tickets import Tickets
 from runlease_coordinator.history.reads import HistoryReader
 from runlease_coordinator.rpc.errors import ErrorInterceptor
 from runlease_coordinator.rpc.leases import LeaseService
@@ -30,10 +31,12 @@ from runlease_coordinator.rpc.metrics import MetricService
 from runlease_coordinator.rpc.runs import RunService
 from runlease_coordinator.settings import Settings, StartupError, redact_url
 from runlease_coordinator.store.embedded import EmbeddedStore
+from runlease_coordinator.store.events import EventStore
 from runlease_coordinator.store.leases import LeaseStore
 from runlease_coordinator.store.metrics import MetricStore
 from runlease_coordinator.store.runs import RunStore
 from runlease_coordinator.store.store import Store
+from runlease_coordinator.store.wakeups import Wakeups
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,9 @@ class Coordinator:
         self._server: grpc.aio.Server | None = None
         self._health = HealthServicer()
         self._metric_service: MetricService | None = None
+        self._store_url = ""
+        self._wakeups: Wakeups | None = None
+        self._leases: LeaseStore | None = None
 
     async def start(self) -> None:
         """Start everything.
@@ -86,6 +92,8 @@ class Coordinator:
             await self._health.enter_graceful_shutdown()
             if self._metric_service is not None:
                 self._metric_service.drain()
+            if self._leases is not None:
+                self._leases.drain()
             await self._server.stop(self.settings.drain_s if grace_s is None else grace_s)
             self._server = None
         for task in self._tasks:
@@ -93,6 +101,9 @@ class Coordinator:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._tasks.clear()
+        if self._wakeups is not None:
+            await self._wakeups.close()
+            self._wakeups = None
         if self._store is not None:
             await self._store.close()
             self._store = None
@@ -112,6 +123,7 @@ class Coordinator:
             await self._embedded.start()
             self._tasks.append(asyncio.create_task(self._embedded.watch(_restarted), name="embedded-store"))
             url = self._embedded.url
+        self._store_url = url
         self._store = store = await connect(url)
         max_ttl_us = int(settings.max_ttl_s * 1e6)
         if self._embedded is not None:
@@ -126,16 +138,19 @@ class Coordinator:
 
     async def _serve(self, store: Store) -> None:
         settings = self.settings
-        leases = LeaseStore(store, int(settings.lock_delay_s * 1e6))
+        self._wakeups = Wakeups(self._store_url)
+        self._wakeups.start()
+        self._leases = leases = LeaseStore(store, self._wakeups, int(settings.lock_delay_s * 1e6))
+        events, tickets = EventStore(store, self._wakeups), Tickets(await store.shared_secret())
         runs, metrics = RunStore(store), MetricStore(store)
         # The calls of the contract that are not built yet answer UNIMPLEMENTED, hence the abstract ones.
-        self._metric_service = MetricService(metrics, HistoryReader(runs, metrics))  # type: ignore[abstract]
+        self._metric_service = MetricService(metrics, HistoryReader(runs, metrics), tickets)  # type: ignore[abstract]
         server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_OPTIONS)
         leases_pb2_grpc.add_LeaseServiceServicer_to_server(
-            LeaseService(leases, int(settings.max_ttl_s * 1e6)),  # type: ignore[abstract]
+            LeaseService(leases, events, tickets, int(settings.max_ttl_s * 1e6)),
             server,
         )
-        runs_pb2_grpc.add_RunServiceServicer_to_server(RunService(runs), server)  # type: ignore[abstract]
+        runs_pb2_grpc.add_RunServiceServicer_to_server(RunService(runs, events), server)
         metrics_pb2_grpc.add_MetricServiceServicer_to_server(self._metric_service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(

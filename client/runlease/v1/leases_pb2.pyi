@@ -43,7 +43,7 @@ class HistoryPoint(_message.Message):
     def __init__(self, id: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
 
 class AcquireRequest(_message.Message):
-    __slots__ = ("run", "mode", "nonce", "ttl_ms", "holder", "resume_step", "resume_from", "fork_from", "name", "notes", "tags", "config", "wait_ms", "auto_keys", "proof_of_death", "member")
+    __slots__ = ("run", "mode", "nonce", "ttl_ms", "holder", "resume_step", "resume_from", "fork_from", "name", "notes", "tags", "config", "wait_ms", "auto_keys", "proof_of_death", "member", "auto_search", "last_call")
     class ConfigEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,8 @@ class AcquireRequest(_message.Message):
     AUTO_KEYS_FIELD_NUMBER: _ClassVar[int]
     PROOF_OF_DEATH_FIELD_NUMBER: _ClassVar[int]
     MEMBER_FIELD_NUMBER: _ClassVar[int]
+    AUTO_SEARCH_FIELD_NUMBER: _ClassVar[int]
+    LAST_CALL_FIELD_NUMBER: _ClassVar[int]
     run: _runs_pb2.RunRef
     mode: ResumeMode
     nonce: str
@@ -83,10 +85,12 @@ class AcquireRequest(_message.Message):
     auto_keys: _containers.RepeatedScalarFieldContainer[str]
     proof_of_death: ProofOfDeath
     member: bool
-    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., mode: _Optional[_Union[ResumeMode, str]] = ..., nonce: _Optional[str] = ..., ttl_ms: _Optional[int] = ..., holder: _Optional[_Union[_runs_pb2.Holder, _Mapping]] = ..., resume_step: _Optional[int] = ..., resume_from: _Optional[_Union[HistoryPoint, _Mapping]] = ..., fork_from: _Optional[_Union[HistoryPoint, _Mapping]] = ..., name: _Optional[str] = ..., notes: _Optional[str] = ..., tags: _Optional[_Union[_runs_pb2.Tags, _Mapping]] = ..., config: _Optional[_Mapping[str, str]] = ..., wait_ms: _Optional[int] = ..., auto_keys: _Optional[_Iterable[str]] = ..., proof_of_death: _Optional[_Union[ProofOfDeath, _Mapping]] = ..., member: bool = ...) -> None: ...
+    auto_search: bool
+    last_call: bool
+    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., mode: _Optional[_Union[ResumeMode, str]] = ..., nonce: _Optional[str] = ..., ttl_ms: _Optional[int] = ..., holder: _Optional[_Union[_runs_pb2.Holder, _Mapping]] = ..., resume_step: _Optional[int] = ..., resume_from: _Optional[_Union[HistoryPoint, _Mapping]] = ..., fork_from: _Optional[_Union[HistoryPoint, _Mapping]] = ..., name: _Optional[str] = ..., notes: _Optional[str] = ..., tags: _Optional[_Union[_runs_pb2.Tags, _Mapping]] = ..., config: _Optional[_Mapping[str, str]] = ..., wait_ms: _Optional[int] = ..., auto_keys: _Optional[_Iterable[str]] = ..., proof_of_death: _Optional[_Union[ProofOfDeath, _Mapping]] = ..., member: bool = ..., auto_search: bool = ..., last_call: bool = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("fence", "attempt", "ttl_ms", "remaining_ms", "resumed", "previous_state", "next_step", "starting_step", "checkpoint", "run", "rank_ticket", "config_changes")
+    __slots__ = ("fence", "attempt", "ttl_ms", "remaining_ms", "resumed", "previous_state", "next_step", "starting_step", "checkpoint", "run", "rank_ticket", "config_changes", "cursor")
     FENCE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     TTL_MS_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +103,7 @@ class Grant(_message.Message):
     RUN_FIELD_NUMBER: _ClassVar[int]
     RANK_TICKET_FIELD_NUMBER: _ClassVar[int]
     CONFIG_CHANGES_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
     fence: int
     attempt: int
     ttl_ms: int
@@ -111,7 +116,8 @@ class Grant(_message.Message):
     run: _runs_pb2.Run
     rank_ticket: str
     config_changes: _containers.RepeatedCompositeFieldContainer[_runs_pb2.ConfigChange]
-    def __init__(self, fence: _Optional[int] = ..., attempt: _Optional[int] = ..., ttl_ms: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., resumed: bool = ..., previous_state: _Optional[_Union[_runs_pb2.RunState, str]] = ..., next_step: _Optional[int] = ..., starting_step: _Optional[int] = ..., checkpoint: _Optional[_Union[_runs_pb2.Checkpoint, _Mapping]] = ..., run: _Optional[_Union[_runs_pb2.Run, _Mapping]] = ..., rank_ticket: _Optional[str] = ..., config_changes: _Optional[_Iterable[_Union[_runs_pb2.ConfigChange, _Mapping]]] = ...) -> None: ...
+    cursor: str
+    def __init__(self, fence: _Optional[int] = ..., attempt: _Optional[int] = ..., ttl_ms: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., resumed: bool = ..., previous_state: _Optional[_Union[_runs_pb2.RunState, str]] = ..., next_step: _Optional[int] = ..., starting_step: _Optional[int] = ..., checkpoint: _Optional[_Union[_runs_pb2.Checkpoint, _Mapping]] = ..., run: _Optional[_Union[_runs_pb2.Run, _Mapping]] = ..., rank_ticket: _Optional[str] = ..., config_changes: _Optional[_Iterable[_Union[_runs_pb2.ConfigChange, _Mapping]]] = ..., cursor: _Optional[str] = ...) -> None: ...
 
 class AcquireResponse(_message.Message):
     __slots__ = ("grant",)

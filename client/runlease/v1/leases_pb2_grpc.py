@@ -42,7 +42,8 @@ class LeaseServiceServicer(object):
     def Acquire(self, request, context):
         """Decides the resume and grants the lease in one atomic step; one round trip to the store.
         never / held, ended           ALREADY_EXISTS       RUN_EXISTS, ResourceInfo(owner = holder)
-        allow, must, auto / held      FAILED_PRECONDITION  LEASE_HELD or LOCK_DELAY, ResourceInfo, RetryInfo
+        allow, must, auto / held      FAILED_PRECONDITION  LEASE_HELD, LOCK_DELAY or LEASE_QUEUED, ResourceInfo, RetryInfo
+        a member without a holder     FAILED_PRECONDITION  NO_HOLDER
         must / absent                 NOT_FOUND            RUN_NOT_FOUND
         any / deleted                 FAILED_PRECONDITION  RUN_DELETED
         another spelling of an ID     FAILED_PRECONDITION  RUN_ID_COLLISION
@@ -67,7 +68,8 @@ class LeaseServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Break(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Idempotent for the fence that it names. ABORTED: STALE_FENCE, LEASE_FREE (nobody holds it).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

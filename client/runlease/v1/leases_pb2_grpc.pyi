@@ -30,7 +30,8 @@ class LeaseServiceStub:
     ]
     """Decides the resume and grants the lease in one atomic step; one round trip to the store.
       never / held, ended           ALREADY_EXISTS       RUN_EXISTS, ResourceInfo(owner = holder)
-      allow, must, auto / held      FAILED_PRECONDITION  LEASE_HELD or LOCK_DELAY, ResourceInfo, RetryInfo
+      allow, must, auto / held      FAILED_PRECONDITION  LEASE_HELD, LOCK_DELAY or LEASE_QUEUED, ResourceInfo, RetryInfo
+      a member without a holder     FAILED_PRECONDITION  NO_HOLDER
       must / absent                 NOT_FOUND            RUN_NOT_FOUND
       any / deleted                 FAILED_PRECONDITION  RUN_DELETED
       another spelling of an ID     FAILED_PRECONDITION  RUN_ID_COLLISION
@@ -53,6 +54,7 @@ class LeaseServiceStub:
         runlease.v1.leases_pb2.BreakRequest,
         runlease.v1.leases_pb2.BreakResponse,
     ]
+    """Idempotent for the fence that it names. ABORTED: STALE_FENCE, LEASE_FREE (nobody holds it)."""
 
 class LeaseServiceAsyncStub:
     Acquire: grpc.aio.UnaryUnaryMultiCallable[
@@ -61,7 +63,8 @@ class LeaseServiceAsyncStub:
     ]
     """Decides the resume and grants the lease in one atomic step; one round trip to the store.
       never / held, ended           ALREADY_EXISTS       RUN_EXISTS, ResourceInfo(owner = holder)
-      allow, must, auto / held      FAILED_PRECONDITION  LEASE_HELD or LOCK_DELAY, ResourceInfo, RetryInfo
+      allow, must, auto / held      FAILED_PRECONDITION  LEASE_HELD, LOCK_DELAY or LEASE_QUEUED, ResourceInfo, RetryInfo
+      a member without a holder     FAILED_PRECONDITION  NO_HOLDER
       must / absent                 NOT_FOUND            RUN_NOT_FOUND
       any / deleted                 FAILED_PRECONDITION  RUN_DELETED
       another spelling of an ID     FAILED_PRECONDITION  RUN_ID_COLLISION
@@ -84,6 +87,7 @@ class LeaseServiceAsyncStub:
         runlease.v1.leases_pb2.BreakRequest,
         runlease.v1.leases_pb2.BreakResponse,
     ]
+    """Idempotent for the fence that it names. ABORTED: STALE_FENCE, LEASE_FREE (nobody holds it)."""
 
 class LeaseServiceServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -94,7 +98,8 @@ class LeaseServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[runlease.v1.leases_pb2.AcquireResponse, collections.abc.Awaitable[runlease.v1.leases_pb2.AcquireResponse]]:
         """Decides the resume and grants the lease in one atomic step; one round trip to the store.
           never / held, ended           ALREADY_EXISTS       RUN_EXISTS, ResourceInfo(owner = holder)
-          allow, must, auto / held      FAILED_PRECONDITION  LEASE_HELD or LOCK_DELAY, ResourceInfo, RetryInfo
+          allow, must, auto / held      FAILED_PRECONDITION  LEASE_HELD, LOCK_DELAY or LEASE_QUEUED, ResourceInfo, RetryInfo
+          a member without a holder     FAILED_PRECONDITION  NO_HOLDER
           must / absent                 NOT_FOUND            RUN_NOT_FOUND
           any / deleted                 FAILED_PRECONDITION  RUN_DELETED
           another spelling of an ID     FAILED_PRECONDITION  RUN_ID_COLLISION
@@ -122,6 +127,7 @@ class LeaseServiceServicer(metaclass=abc.ABCMeta):
         self,
         request: runlease.v1.leases_pb2.BreakRequest,
         context: _ServicerContext,
-    ) -> typing.Union[runlease.v1.leases_pb2.BreakResponse, collections.abc.Awaitable[runlease.v1.leases_pb2.BreakResponse]]: ...
+    ) -> typing.Union[runlease.v1.leases_pb2.BreakResponse, collections.abc.Awaitable[runlease.v1.leases_pb2.BreakResponse]]:
+        """Idempotent for the fence that it names. ABORTED: STALE_FENCE, LEASE_FREE (nobody holds it)."""
 
 def add_LeaseServiceServicer_to_server(servicer: LeaseServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

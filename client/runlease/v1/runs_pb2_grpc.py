@@ -75,7 +75,8 @@ class RunServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteRun(self, request, context):
-        """FAILED_PRECONDITION (LEASE_HELD) while the run is held; ABORTED (STALE_FENCE) where the fence is old.
+        """FAILED_PRECONDITION (LEASE_HELD) while the run is held; ABORTED (STALE_FENCE) where the fence is old. A purge
+        follows a deletion: FAILED_PRECONDITION NOT_DELETED, REFERENCED (other runs show its history).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,13 +89,15 @@ class RunServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Link(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """FAILED_PRECONDITION CYCLE, LINKED_ALREADY.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Events of the audit log, oldest first, as they come; it does not poll the store.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

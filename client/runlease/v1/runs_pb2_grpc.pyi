@@ -49,7 +49,9 @@ class RunServiceStub:
         runlease.v1.runs_pb2.DeleteRunRequest,
         runlease.v1.runs_pb2.DeleteRunResponse,
     ]
-    """FAILED_PRECONDITION (LEASE_HELD) while the run is held; ABORTED (STALE_FENCE) where the fence is old."""
+    """FAILED_PRECONDITION (LEASE_HELD) while the run is held; ABORTED (STALE_FENCE) where the fence is old. A purge
+    follows a deletion: FAILED_PRECONDITION NOT_DELETED, REFERENCED (other runs show its history).
+    """
 
     UndeleteRun: grpc.UnaryUnaryMultiCallable[
         runlease.v1.runs_pb2.UndeleteRunRequest,
@@ -60,11 +62,13 @@ class RunServiceStub:
         runlease.v1.runs_pb2.LinkRequest,
         runlease.v1.runs_pb2.LinkResponse,
     ]
+    """FAILED_PRECONDITION CYCLE, LINKED_ALREADY."""
 
     Watch: grpc.UnaryStreamMultiCallable[
         runlease.v1.runs_pb2.WatchRequest,
         runlease.v1.runs_pb2.WatchResponse,
     ]
+    """Events of the audit log, oldest first, as they come; it does not poll the store."""
 
 class RunServiceAsyncStub:
     GetRun: grpc.aio.UnaryUnaryMultiCallable[
@@ -88,7 +92,9 @@ class RunServiceAsyncStub:
         runlease.v1.runs_pb2.DeleteRunRequest,
         runlease.v1.runs_pb2.DeleteRunResponse,
     ]
-    """FAILED_PRECONDITION (LEASE_HELD) while the run is held; ABORTED (STALE_FENCE) where the fence is old."""
+    """FAILED_PRECONDITION (LEASE_HELD) while the run is held; ABORTED (STALE_FENCE) where the fence is old. A purge
+    follows a deletion: FAILED_PRECONDITION NOT_DELETED, REFERENCED (other runs show its history).
+    """
 
     UndeleteRun: grpc.aio.UnaryUnaryMultiCallable[
         runlease.v1.runs_pb2.UndeleteRunRequest,
@@ -99,11 +105,13 @@ class RunServiceAsyncStub:
         runlease.v1.runs_pb2.LinkRequest,
         runlease.v1.runs_pb2.LinkResponse,
     ]
+    """FAILED_PRECONDITION CYCLE, LINKED_ALREADY."""
 
     Watch: grpc.aio.UnaryStreamMultiCallable[
         runlease.v1.runs_pb2.WatchRequest,
         runlease.v1.runs_pb2.WatchResponse,
     ]
+    """Events of the audit log, oldest first, as they come; it does not poll the store."""
 
 class RunServiceServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -135,7 +143,9 @@ class RunServiceServicer(metaclass=abc.ABCMeta):
         request: runlease.v1.runs_pb2.DeleteRunRequest,
         context: _ServicerContext,
     ) -> typing.Union[runlease.v1.runs_pb2.DeleteRunResponse, collections.abc.Awaitable[runlease.v1.runs_pb2.DeleteRunResponse]]:
-        """FAILED_PRECONDITION (LEASE_HELD) while the run is held; ABORTED (STALE_FENCE) where the fence is old."""
+        """FAILED_PRECONDITION (LEASE_HELD) while the run is held; ABORTED (STALE_FENCE) where the fence is old. A purge
+        follows a deletion: FAILED_PRECONDITION NOT_DELETED, REFERENCED (other runs show its history).
+        """
 
     @abc.abstractmethod
     def UndeleteRun(
@@ -149,13 +159,15 @@ class RunServiceServicer(metaclass=abc.ABCMeta):
         self,
         request: runlease.v1.runs_pb2.LinkRequest,
         context: _ServicerContext,
-    ) -> typing.Union[runlease.v1.runs_pb2.LinkResponse, collections.abc.Awaitable[runlease.v1.runs_pb2.LinkResponse]]: ...
+    ) -> typing.Union[runlease.v1.runs_pb2.LinkResponse, collections.abc.Awaitable[runlease.v1.runs_pb2.LinkResponse]]:
+        """FAILED_PRECONDITION CYCLE, LINKED_ALREADY."""
 
     @abc.abstractmethod
     def Watch(
         self,
         request: runlease.v1.runs_pb2.WatchRequest,
         context: _ServicerContext,
-    ) -> typing.Union[collections.abc.Iterator[runlease.v1.runs_pb2.WatchResponse], collections.abc.AsyncIterator[runlease.v1.runs_pb2.WatchResponse]]: ...
+    ) -> typing.Union[collections.abc.Iterator[runlease.v1.runs_pb2.WatchResponse], collections.abc.AsyncIterator[runlease.v1.runs_pb2.WatchResponse]]:
+        """Events of the audit log, oldest first, as they come; it does not poll the store."""
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

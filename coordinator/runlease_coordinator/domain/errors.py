@@ -36,14 +36,17 @@ class InvalidField(DomainError):
         self.description = description
 
 
-class _RunError(DomainError):
+class RunError(DomainError):
+    """Something is wrong with the run that it names."""
+
     def __init__(self, project: str, run_id: str, message: str) -> None:
+        """Name the run."""
         super().__init__(message)
         self.project = project
         self.run_id = run_id
 
 
-class RunNotFound(_RunError):
+class RunNotFound(RunError):
     """There is no such run."""
 
     reason = "RUN_NOT_FOUND"
@@ -53,7 +56,7 @@ class RunNotFound(_RunError):
         super().__init__(project, run_id, f"run {project}/{run_id} does not exist")
 
 
-class RunDeleted(_RunError):
+class RunDeleted(RunError):
     """The run was deleted."""
 
     reason = "RUN_DELETED"
@@ -63,7 +66,7 @@ class RunDeleted(_RunError):
         super().__init__(project, run_id, f"run {project}/{run_id} was deleted; choose another ID")
 
 
-class RunIdCollision(_RunError):
+class RunIdCollision(RunError):
     """Another spelling of the same canonical ID is taken."""
 
     reason = "RUN_ID_COLLISION"
@@ -78,7 +81,7 @@ class RunIdCollision(_RunError):
         self.existing_id = existing_id
 
 
-class RunExists(_RunError):
+class RunExists(RunError):
     """The mode is never, and the run is there; ``run`` is its record."""
 
     reason = "RUN_EXISTS"
@@ -89,7 +92,7 @@ class RunExists(_RunError):
         self.run = run
 
 
-class LeaseHeld(_RunError):
+class LeaseHeld(RunError):
     """Somebody else holds the run or is next; ``run`` is its record, ``place`` ours in the queue (0: none).
 
     ``reason`` is LEASE_HELD, LOCK_DELAY (its last holder did not release it) or LEASE_QUEUED (free, but others wait).
@@ -111,7 +114,7 @@ class LeaseHeld(_RunError):
         self.place = place
 
 
-class NoHolder(_RunError):
+class NoHolder(RunError):
     """A member's group does not hold the run yet; ``run`` is its record, None where there is none."""
 
     reason = "NO_HOLDER"
@@ -124,7 +127,7 @@ class NoHolder(_RunError):
         self.run = run
 
 
-class BadBranch(_RunError):
+class BadBranch(RunError):
     """A fork, rewind or link that cannot be; ``reason`` is CYCLE, LINKED_ALREADY, REFERENCED or NOT_DELETED."""
 
     def __init__(self, project: str, run_id: str, reason: str, message: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+from runlease.ids import MAIN_WRITER
 from runlease.v1 import metrics_pb2 as pb
 
 from runlease_coordinator.domain.errors import InvalidField
 from runlease_coordinator.domain.metrics import Entry, EntryKind, Writer
+from runlease_coordinator.domain.tickets import Tickets
 from runlease_coordinator.rpc import fields
 from runlease_coordinator.store.records import checkpoint_json
 
@@ -20,11 +22,14 @@ MAX_SERIES = 10_000
 MAX_SEQ = 2**53 - 1
 
 
-def open_writer(message: pb.OpenWriter) -> Writer:
+def open_writer(message: pb.OpenWriter, tickets: Tickets) -> Writer:
     """Check the first message of a stream."""
     name = fields.run_name(message.run, "open.run")
     if message.rank_ticket:
-        raise InvalidField("open.rank_ticket", "not supported by this version")
+        if not tickets.is_good(message.rank_ticket, name.project, name.canonical_id, message.fence):
+            raise InvalidField("open.rank_ticket", "it was issued for another run or fence")
+        if message.writer == MAIN_WRITER:
+            raise InvalidField("open.writer", "main is the holder's: a member of its group gives a name of its own")
     if message.durability == pb.DURABILITY_REPLICATED:
         raise InvalidField("open.durability", "REPLICATED is not supported by this version")
     return Writer(

@@ -28,6 +28,8 @@ _CODES: dict[type[errors.DomainError], grpc.StatusCode] = {
     errors.RunDeleted: grpc.StatusCode.FAILED_PRECONDITION,
     errors.RunIdCollision: grpc.StatusCode.FAILED_PRECONDITION,
     errors.LeaseHeld: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NoHolder: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.BadBranch: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Stale: grpc.StatusCode.ABORTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
@@ -44,11 +46,12 @@ def details_of(error: errors.DomainError) -> list[Message]:
     if run is not None:
         facts |= _facts_of(run)
         found.append(_resource(run.path, str(run.holder) if run.remaining_us else "", str(error)))
-    elif isinstance(error, errors.RunNotFound | errors.RunDeleted | errors.RunIdCollision):
+    elif isinstance(error, errors.RunError):
         found.append(_resource(f"{error.project}/{error.run_id}", "", str(error)))
     if isinstance(error, errors.RunIdCollision):
         facts["existing_id"] = error.existing_id
     if isinstance(error, errors.LeaseHeld):
+        facts["place"] = str(error.place)
         found.append(_retry(error.retry_after_us // 1000))
     if isinstance(error, errors.Unavailable):
         found.append(_retry(error.retry_after_ms))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from runlease.exceptions import InvalidArgument
 from runlease.ids import canonical_id, check_project, check_writer
-from runlease.v1 import runs_pb2
+from runlease.v1 import leases_pb2, runs_pb2
 
 from runlease_coordinator.domain.errors import InvalidField
 from runlease_coordinator.domain.metrics import MAX_STEP
@@ -24,6 +24,9 @@ MAX_JSON_KEYS = 4096
 MAX_JSON_KEY = 256
 MAX_URI = 4096
 MAX_FENCE = 2**53 - 1
+MAX_WAIT_MS = 20_000
+MAX_AUTO_KEYS = 8
+MAX_AUTO_KEY = 512
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -60,6 +63,31 @@ def writer_name(writer: str, path: str) -> str:
         return check_writer(writer)
     except InvalidArgument as error:
         raise InvalidField(path, str(error)) from None
+
+
+def history_point(point: leases_pb2.HistoryPoint, project: str, path: str) -> RunName:
+    """Check a point in a run's history; returns the run that it names."""
+    name = run_name(runs_pb2.RunRef(project=project, id=point.id), path)
+    step(point.step, f"{path}.step")
+    return name
+
+
+def wait_us(wait_ms: int) -> int:
+    """Check how long a call may wait; returns microseconds."""
+    if wait_ms > MAX_WAIT_MS:
+        raise InvalidField("wait_ms", f"at most {MAX_WAIT_MS}, not {wait_ms}: call again for more")
+    return wait_ms * 1000
+
+
+def auto_keys(keys: Sequence[str]) -> list[str]:
+    """Check a job's automatic keys."""
+    if len(keys) > MAX_AUTO_KEYS:
+        raise InvalidField("auto_keys", f"at most {MAX_AUTO_KEYS}, not {len(keys)}")
+    for index, key in enumerate(keys):
+        if not key:
+            raise InvalidField(f"auto_keys[{index}]", "empty")
+        line(key, f"auto_keys[{index}]", MAX_AUTO_KEY)
+    return list(dict.fromkeys(keys))
 
 
 def fence(value: int, path: str = "fence") -> int:

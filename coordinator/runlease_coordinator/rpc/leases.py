@@ -9,8 +9,17 @@ from runlease.v1 import leases_pb2 as pb
 from runlease.v1 import leases_pb2_grpc
 
 from runlease_coordinator.domain.errors import InvalidField
-from runlease_coordinator.domain.leases import Acquisition, Grant, ResumeMode, checked_ttl_us
+from runlease_coordinator.domain.leases import (
+    Acquisition,
+    Fork,
+    Grant,
+    Patience,
+    ProofOfDeath,
+    ResumeMode,
+    checked_ttl_us,
+)
 from runlease_coordinator.domain.runs import OUTCOMES
+from runlease_coordinator.domain.tickets import Tickets
 from runlease_coordinator.rpc import fields
 from runlease_coordinator.rpc.messages import (
     STATES,
@@ -20,6 +29,7 @@ from runlease_coordinator.rpc.messages import (
     holder_of,
     run_message,
 )
+from runlease_coordinator.store.events import EventStore
 from runlease_coordinator.store.leases import LeaseStore
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -29,15 +39,21 @@ _MODES = {0: ResumeMode.NEVER} | {pb.ResumeMode.Value(f"RESUME_MODE_{mode.name}"
 class LeaseService(leases_pb2_grpc.LeaseServiceServicer):
     """Translates; the store decides."""
 
-    def __init__(self, leases: LeaseStore, max_ttl_us: int) -> None:
-        """Take the lease operations and the longest ttl to grant, in microseconds."""
+    def __init__(self, leases: LeaseStore, events: EventStore, tickets: Tickets, max_ttl_us: int) -> None:
+        """Take the operations, the members' tickets and the longest ttl to grant, in microseconds."""
         self._leases = leases
+        self._events = events
+        self._tickets = tickets
         self._max_ttl_us = max_ttl_us
 
     async def Acquire(self, request: pb.AcquireRequest, context: _Context) -> pb.AcquireResponse:
         """Grant the lease, or say why not."""
-        grant = await self._leases.acquire(_acquisition(request, self._max_ttl_us))
-        return pb.AcquireResponse(grant=_grant_message(grant))
+        wish = _acquisition(request, self._max_ttl_us)
+        patience = Patience(fields.wait_us(request.wait_ms), request.last_call)
+        cursor = str(self._events.now())
+        grant = await self._leases.acquire(wish, patience)
+        ticket = self._tickets.issue(wish.project, grant.run.canonical_id, grant.fence) if grant.member else ""
+        return pb.AcquireResponse(grant=_grant_message(grant, ticket, cursor))
 
     async def Renew(self, request: pb.RenewRequest, context: _Context) -> pb.RenewResponse:
         """Extend the lease."""
@@ -52,9 +68,23 @@ class LeaseService(leases_pb2_grpc.LeaseServiceServicer):
         if outcome not in OUTCOMES:
             raise InvalidField("outcome", f"FINISHED, FAILED, CRASHED, PREEMPTED or KILLED, not {request.outcome}")
         if request.undelivered:
-            raise InvalidField("undelivered", "not supported by this version")
+            await self._leases.give_back(name.project, name.canonical_id, fields.fence(request.fence))
+            return pb.ReleaseResponse(outcome=request.outcome)
         recorded = await self._leases.release(name.project, name.canonical_id, fields.fence(request.fence), outcome)
         return pb.ReleaseResponse(outcome=STATES[recorded])
+
+    async def Break(self, request: pb.BreakRequest, context: _Context) -> pb.BreakResponse:
+        """Revoke a lease, or end it by force."""
+        name = fields.run_name(request.run)
+        reason = fields.line(request.reason, "reason", 1024)
+        if not reason.strip():
+            raise InvalidField("reason", "required: it is recorded, and shown to the holder")
+        fence = fields.fence(request.fence)
+        by = context.peer()
+        broken = await self._leases.break_lease(
+            name.project, name.canonical_id, fence, force=request.force, reason=reason, by=by
+        )
+        return pb.BreakResponse(fence=broken)
 
 
 def _acquisition(request: pb.AcquireRequest, max_ttl_us: int) -> Acquisition:
@@ -62,11 +92,21 @@ def _acquisition(request: pb.AcquireRequest, max_ttl_us: int) -> Acquisition:
     mode = _MODES.get(request.mode)
     if mode is None:
         raise InvalidField("mode", f"NEVER, ALLOW, MUST or AUTO, not {request.mode}")
-    for field in ("resume_from", "fork_from", "proof_of_death"):
-        if request.HasField(field):
-            raise InvalidField(field, "not supported by this version")
-    if request.auto_keys or request.member:
-        raise InvalidField("auto_keys" if request.auto_keys else "member", "not supported by this version")
+    given = [name for name in ("resume_step", "resume_from", "fork_from") if request.HasField(name)]
+    if len(given) > 1:
+        raise InvalidField(given[1], f"goes without {given[0]}")
+    resume_step, fork = None, None
+    if request.HasField("resume_step"):
+        resume_step = fields.step(request.resume_step, "resume_step")
+    elif request.HasField("resume_from"):
+        if fields.history_point(request.resume_from, name.project, "resume_from").canonical_id != name.canonical_id:
+            raise InvalidField("resume_from.id", "names the run itself, run.id")
+        resume_step = request.resume_from.step + 1
+    elif request.HasField("fork_from"):
+        parent = fields.history_point(request.fork_from, name.project, "fork_from")
+        if parent.canonical_id == name.canonical_id:
+            raise InvalidField("fork_from.id", "a run cannot be forked from itself: give the new run another ID")
+        fork = Fork(parent.canonical_id, request.fork_from.step)
     return Acquisition(
         project=name.project,
         id=name.id,
@@ -75,7 +115,13 @@ def _acquisition(request: pb.AcquireRequest, max_ttl_us: int) -> Acquisition:
         nonce=fields.token(request.nonce, "nonce"),
         ttl_us=checked_ttl_us(request.ttl_ms, max_ttl_us),
         holder=holder_of(request.holder, "holder"),
-        resume_step=fields.step(request.resume_step, "resume_step") if request.HasField("resume_step") else None,
+        resume_step=resume_step,
+        rewinds=request.HasField("resume_from"),
+        fork=fork,
+        member=request.member,
+        proof=_proof(request.proof_of_death) if request.HasField("proof_of_death") else None,
+        auto_keys=fields.auto_keys(request.auto_keys),
+        auto_search=request.auto_search,
         name=fields.line(request.name, "name") or None,
         notes=fields.notes(request.notes) if request.HasField("notes") else None,
         tags=fields.tags(request.tags.tags) if request.HasField("tags") else None,
@@ -83,7 +129,17 @@ def _acquisition(request: pb.AcquireRequest, max_ttl_us: int) -> Acquisition:
     )
 
 
-def _grant_message(grant: Grant) -> pb.Grant:
+def _proof(message: pb.ProofOfDeath) -> ProofOfDeath:
+    return ProofOfDeath(
+        fence=fields.fence(message.fence),
+        boot_id=fields.line(message.boot_id, "proof_of_death.boot_id"),
+        pid_namespace=fields.line(message.pid_namespace, "proof_of_death.pid_namespace"),
+        pid=message.pid,
+        process_started=message.process_started,
+    )
+
+
+def _grant_message(grant: Grant, ticket: str, cursor: str) -> pb.Grant:
     return pb.Grant(
         fence=grant.fence,
         attempt=grant.attempt,
@@ -96,4 +152,6 @@ def _grant_message(grant: Grant) -> pb.Grant:
         checkpoint=checkpoint_message(grant.checkpoint),
         run=run_message(grant.run),
         config_changes=change_messages(grant.config_changes),
+        rank_ticket=ticket,
+        cursor=cursor,
     )

@@ -7,7 +7,8 @@ from typing import Any
 
 from runlease.v1 import runs_pb2 as pb
 
-from runlease_coordinator.domain.runs import Attempt, Checkpoint, ConfigChange, Holder, Run, RunState
+from runlease_coordinator.domain.events import Event
+from runlease_coordinator.domain.runs import Attempt, Checkpoint, ConfigChange, Holder, Parent, Run, RunState
 from runlease_coordinator.rpc import fields
 
 STATES: dict[RunState, Any] = {state: pb.RunState.Value(f"RUN_STATE_{state.name}") for state in RunState}
@@ -82,6 +83,12 @@ def attempt_message(attempt: Attempt) -> pb.Attempt:
     )
 
 
+def _parent_message(parent: Parent | None) -> pb.Parent | None:
+    if parent is None:
+        return None
+    return pb.Parent(id=parent.canonical_id, step=parent.step, attempt=parent.attempt, segment=0)
+
+
 def run_message(run: Run) -> pb.Run:
     """Return a record as a message."""
     return pb.Run(
@@ -109,6 +116,22 @@ def run_message(run: Run) -> pb.Run:
         summary=run.summary,
         runtime_ms=run.runtime_us // 1000,
         store_time_us=run.now_us,
+        revoked=run.revoked,
+        parent=_parent_message(run.parent),
         attempts=[attempt_message(attempt) for attempt in run.attempts],
         checkpoints=[message for c in run.checkpoints if (message := checkpoint_message(c))],
+    )
+
+
+def event_message(event: Event) -> pb.Event:
+    """Return an entry of the audit log as a message."""
+    return pb.Event(
+        cursor=event.entry,
+        time_us=event.time_us,
+        project=event.project,
+        id=event.canonical_id,
+        kind=event.kind,
+        fence=event.fence,
+        attempt=event.attempt,
+        details=event.details,
     )

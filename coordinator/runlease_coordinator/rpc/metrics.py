@@ -13,6 +13,7 @@ from runlease.v1 import metrics_pb2_grpc
 
 from runlease_coordinator.domain.errors import InvalidField, Unavailable
 from runlease_coordinator.domain.metrics import Series, Writer
+from runlease_coordinator.domain.tickets import Tickets
 from runlease_coordinator.history.reads import HistoryReader, Query
 from runlease_coordinator.rpc import entries, fields
 from runlease_coordinator.store.metrics import Gap, MetricStore
@@ -28,8 +29,9 @@ _POINTS_A_MESSAGE = 32_768
 class MetricService(metrics_pb2_grpc.MetricServiceServicer):
     """Translates; the append script decides."""
 
-    def __init__(self, metrics: MetricStore, history: HistoryReader) -> None:
-        """Take the operations of logs and the reader of histories."""
+    def __init__(self, metrics: MetricStore, history: HistoryReader, tickets: Tickets) -> None:
+        """Take the operations of logs, the reader of histories, and the members' tickets."""
+        self._tickets = tickets
         self._metrics = metrics
         self._history = history
         self._readers: set[asyncio.Task[None]] = set()
@@ -44,7 +46,7 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
             return
         if first.WhichOneof("message") != "open":
             raise InvalidField("open", "the first message of a stream names its writer")
-        writer = entries.open_writer(first.open)
+        writer = entries.open_writer(first.open, self._tickets)
         position = await self._metrics.open_writer(writer)
         yield pb.AppendResponse(opened=pb.Opened(seq=position.seq, segment=position.segment, written=position.written))
         answers = _Answers(_IN_FLIGHT)

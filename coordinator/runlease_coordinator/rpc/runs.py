@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
@@ -12,9 +13,11 @@ from runlease.v1 import runs_pb2 as pb
 from runlease.v1 import runs_pb2_grpc
 
 from runlease_coordinator.domain.errors import InvalidField
+from runlease_coordinator.domain.events import Cursor
 from runlease_coordinator.domain.runs import Run
 from runlease_coordinator.rpc import fields
 from runlease_coordinator.rpc.messages import STATES_BY_NUMBER, run_message
+from runlease_coordinator.store.events import EventStore
 from runlease_coordinator.store.runs import ListPosition, RunStore
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -25,9 +28,10 @@ _MAX_PAGE = 1000
 class RunService(runs_pb2_grpc.RunServiceServicer):
     """Translates; the store reads and writes."""
 
-    def __init__(self, runs: RunStore) -> None:
-        """Take the run operations."""
+    def __init__(self, runs: RunStore, events: EventStore) -> None:
+        """Take the operations of runs and the audit log."""
         self._runs = runs
+        self._events = events
 
     async def _read(self, name: fields.RunName) -> Run:
         return (await self._runs.get_run(*name)).run
@@ -71,14 +75,44 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
         return pb.UpdateRunResponse(run=run_message(await self._read(name)))
 
     async def DeleteRun(self, request: pb.DeleteRunRequest, context: _Context) -> pb.DeleteRunResponse:
-        """Delete a run, as the caller saw it."""
+        """Delete a run, or purge a deleted one, as the caller saw it."""
         name = fields.run_name(request.run)
-        if request.purge:
-            raise InvalidField("purge", "not supported by this version")
         await self._read(name)  # refuses another spelling of the ID
         reason = fields.line(request.reason, "reason", 1024)
-        await self._runs.delete_run(*name, fields.fence(request.fence), reason)
+        remove = self._runs.purge_run if request.purge else self._runs.delete_run
+        await remove(*name, fields.fence(request.fence), reason)
         return pb.DeleteRunResponse()
+
+    async def UndeleteRun(self, request: pb.UndeleteRunRequest, context: _Context) -> pb.UndeleteRunResponse:
+        """Take a deletion back."""
+        name = fields.run_name(request.run)
+        await self._read(name)  # refuses another spelling of the ID
+        await self._runs.undelete_run(*name, fields.line(request.reason, "reason", 1024))
+        return pb.UndeleteRunResponse(run=run_message(await self._read(name)))
+
+    async def Link(self, request: pb.LinkRequest, context: _Context) -> pb.LinkResponse:
+        """Let a run show another's history before its own."""
+        name = fields.run_name(request.run)
+        parent = fields.run_name(pb.RunRef(project=name.project, id=request.continues_id), "continues")
+        for run in (name, parent):
+            await self._read(run)  # refuses another spelling of the ID
+        step = fields.step(request.step, "step") if request.HasField("step") else None
+        await self._runs.link(*name, parent.canonical_id, step)
+        return pb.LinkResponse(run=run_message(await self._read(name)))
+
+    async def Watch(self, request: pb.WatchRequest, context: _Context) -> AsyncIterator[pb.WatchResponse]:
+        """Follow the audit log."""
+        project = fields.project_name(request.project, "project") if request.project else ""
+        if request.id and not project:
+            raise InvalidField("project", "required with an id")
+        run = fields.run_name(pb.RunRef(project=project, id=request.id)) if request.id else None
+        cursor = Cursor.parse(request.after) if request.after else self._events.now()
+        async for event in self._events.follow(project, cursor):
+            concerns = event is not None and (not project or event.project == project)
+            if event is not None and concerns and (run is None or event.canonical_id == run.canonical_id):
+                yield pb.WatchResponse(event=event_message(event), cursor=str(cursor))
+            elif event is None:
+                yield pb.WatchResponse(cursor=str(cursor))
 
 
 def _page_token(position: ListPosition) -> str:

@@ -24,7 +24,7 @@ from runlease_coordinator.domain.errors import (
     Unavailable,
 )
 from runlease_coordinator.domain.leases import Acquisition, Grant, Patience, Renewal
-from runlease_coordinator.domain.runs import Run, RunState
+from runlease_coordinator.domain.runs import RunState
 from runlease_coordinator.store.keys import PARTITIONS, RunKeys, partition_keys, run_keys
 from runlease_coordinator.store.records import changes_of, checkpoint_of, fields_of, holder_list, run_of
 from runlease_coordinator.store.store import Store
@@ -53,7 +53,7 @@ class LeaseStore:
         self._wakeups = wakeups
         self._lock_delay_us = lock_delay_us
         self._calls = (f"{token_hex(4)}.{number}" for number in count())
-        self._cleanups: set[asyncio.Task[None]] = set()
+        self._cleanups: set[asyncio.Task[bool]] = set()
         self._draining = False
 
     def drain(self) -> None:
@@ -180,6 +180,10 @@ class LeaseStore:
         if not cleanup.cancelled():
             cleanup.exception()  # the store is away: the place and the lease expire by themselves
 
+    async def give_back(self, project: str, run_id: str, fence: int) -> bool:
+        """Take a grant back that its caller says it never used; returns whether there was one to take back."""
+        return await self.abandon(run_keys(project, run_id), fence=fence)
+
     async def abandon(self, keys: RunKeys, *, nonce: str = "", call: str = "", fence: int | None = None) -> bool:
         """Give a place up and take a grant back that was never delivered; returns whether there was one."""
         partition = keys.partition
@@ -250,9 +254,7 @@ class LeaseStore:
             refuse_fence(verdict, rest, project, run_id, fence, self._store)
         return RunState(rest[0].decode())
 
-    async def break_lease(
-        self, project: str, run_id: str, fence: int, *, force: bool, reason: str, by: str
-    ) -> int:
+    async def break_lease(self, project: str, run_id: str, fence: int, *, force: bool, reason: str, by: str) -> int:
         """Revoke the lease of ``fence``, or, forced, end its attempt under a new fence; returns the fence now. Idempotent.
 
         Raises:

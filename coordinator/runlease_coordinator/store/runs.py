@@ -22,7 +22,6 @@ from runlease_coordinator.store.leases import given, refuse_fence
 from runlease_coordinator.store.records import attempts_of, checkpoint_of, fields_of, run_of
 from runlease_coordinator.store.store import Store
 
-
 #: A link is tried again where others were made in the project meanwhile.
 _LINK_TRIES = 8
 
@@ -199,7 +198,6 @@ class RunStore:
             case "HELD":
                 raise LeaseHeld(run_of(project, canonical_id, fields_of(rest[0]), self._store.clock.seen_us))
         refuse_fence(verdict, rest, project, canonical_id, fence, self._store)
-
 
     async def undelete_run(self, project: str, run_id: str, canonical_id: str, reason: str) -> None:
         """Take a deletion back. Idempotent.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from secrets import token_hex
 from typing import Any
 
 from redis.asyncio.connection import ConnectionPool
@@ -30,9 +31,13 @@ class StoreClock:
         self.seen_us = now_us
         self._seen_at = time.monotonic()
 
+    def now_us(self) -> int:
+        """Return what the store's time should be now."""
+        return self.seen_us + int((time.monotonic() - self._seen_at) * 1e6)
+
     def latest_us(self) -> int:
         """Return the store time until which a request that arrives now may be decided."""
-        return self.seen_us + int((time.monotonic() - self._seen_at) * 1e6) + REQUEST_AGE_US
+        return self.now_us() + REQUEST_AGE_US
 
 
 class Store:
@@ -88,6 +93,13 @@ class Store:
             case "TOO_OLD":
                 raise Unavailable("REQUEST_TOO_OLD", "the request waited for the store for over 30 s: repeat it")
         return verdict, answer[2:]
+
+    async def shared_secret(self) -> bytes:
+        """Return the secret that the coordinators of this store share; the first one makes it."""
+        meta = partition_keys(0).meta
+        await self.control.call("HSETNX", meta, "secret", token_hex(32))
+        secret: bytes = await self.control.call("HGET", meta, "secret")
+        return secret
 
     async def resolve_auto(self, project: str, auto_keys: Sequence[str]) -> tuple[str, str]:
         """Return the first of a job's automatic keys that is bound, and its run; '' where none is."""

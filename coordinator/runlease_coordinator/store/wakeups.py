@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -72,15 +72,26 @@ class Wakeups:
     @contextlib.contextmanager
     def waiting(self, topic: str, nonce: str = "") -> Iterator[Waiter]:
         """Be woken for a topic: a run's path, or the key of a partition's events."""
-        waiter = Waiter(nonce)
-        self._waiters.setdefault(topic, set()).add(waiter)
+        with self._registered(Waiter(nonce), (topic,)) as waiter:
+            yield waiter
+
+    @contextlib.contextmanager
+    def watching(self, topics: Sequence[str]) -> Iterator[Waiter]:
+        """Be woken for any of several topics."""
+        with self._registered(Waiter(), topics) as waiter:
+            yield waiter
+
+    @contextlib.contextmanager
+    def _registered(self, waiter: Waiter, topics: Sequence[str]) -> Iterator[Waiter]:
+        for topic in topics:
+            self._waiters.setdefault(topic, set()).add(waiter)
         try:
             yield waiter
         finally:
-            waiters = self._waiters[topic]
-            waiters.discard(waiter)
-            if not waiters:
-                del self._waiters[topic]
+            for topic in topics:
+                self._waiters[topic].discard(waiter)
+                if not self._waiters[topic]:
+                    del self._waiters[topic]
 
     def wake_all(self) -> None:
         """Wake everybody: something may have been missed, or all have to leave."""

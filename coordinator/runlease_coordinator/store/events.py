@@ -1,0 +1,77 @@
+"""The audit log in the store: reads that follow it without polling."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+
+from runlease_coordinator.domain.events import Cursor, Event
+from runlease_coordinator.store.keys import PARTITIONS, partition_keys, partition_of
+from runlease_coordinator.store.store import Store
+from runlease_coordinator.store.wakeups import Wakeups
+
+_PAGE = 500
+#: A watcher looks again after this long even if nobody woke it; also the pace of its signs of life.
+LOOK_EVERY_S = 5.0
+
+
+class EventStore:
+    """Follows the audit logs of one partition or of all."""
+
+    def __init__(self, store: Store, wakeups: Wakeups) -> None:
+        """Take the store and its wake-ups."""
+        self._store = store
+        self._wakeups = wakeups
+
+    def now(self) -> Cursor:
+        """Return the position of what comes from now on."""
+        return Cursor(f"{self._store.clock.now_us() // 1000}-0")
+
+    async def follow(self, project: str, cursor: Cursor) -> AsyncIterator[Event | None]:
+        """Yield events behind the cursor, which moves along, for ever; None is a sign of life.
+
+        Args:
+            project: only its partition's; '' for all.
+            cursor: where to begin.
+
+        Raises:
+            Unavailable: the store is away.
+        """
+        partitions = [partition_of(project)] if project else list(range(PARTITIONS))
+        with self._wakeups.watching([partition_keys(number).events for number in partitions]) as waiter:
+            while True:
+                waiter.clear()
+                for number in partitions:
+                    async for event in self._read(number, cursor):
+                        yield event
+                yield None
+                await waiter.sleep(LOOK_EVERY_S)
+
+    async def _read(self, partition: int, cursor: Cursor) -> AsyncIterator[Event]:
+        key = partition_keys(partition).events
+        while True:
+            after = cursor.of(partition)
+            page = await self._store.reads.call("XRANGE", key, f"({after}", "+", "COUNT", _PAGE)
+            for entry_id, flat in page:
+                event = _event(entry_id.decode(), partition, flat)
+                cursor.move(partition, event.entry)
+                yield event
+            if len(page) < _PAGE:
+                return
+
+
+def _event(entry: str, partition: int, flat: Sequence[bytes]) -> Event:
+    fields = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    return Event(
+        entry=entry,
+        partition=partition,
+        time_us=int(fields["t"]),
+        project=fields["p"],
+        canonical_id=fields["r"],
+        kind=fields["k"],
+        fence=int(fields["f"]),
+        attempt=int(fields["a"]),
+        details={
+            name: json.dumps(value, ensure_ascii=False) for name, value in json.loads(fields["d"] or "{}").items()
+        },
+    )
