@@ -27,6 +27,7 @@ from runlease_coordinator.store.metrics import MetricStore
 from runlease_coordinator.store.records import checkpoint_json
 from runlease_coordinator.store.runs import RunStore, Snapshot
 from runlease_coordinator.store.store import Store
+from runlease_coordinator.store.wakeups import Wakeups
 
 _T = TypeVar("_T")
 
@@ -63,7 +64,9 @@ class LiveStore:
         except BaseException:
             self.close()
             raise
-        self.leases = LeaseStore(self.store, lock_delay_us)
+        self.wakeups = Wakeups(self.embedded.url)
+        self._loop.call_soon_threadsafe(self.wakeups.start)
+        self.leases = LeaseStore(self.store, self.wakeups, lock_delay_us)
         self.runs = RunStore(self.store)
         self.metrics = MetricStore(self.store)
         self.history = HistoryReader(self.runs, self.metrics)
@@ -98,6 +101,8 @@ class LiveStore:
         os.kill(self.embedded.pid, number)
 
     def close(self) -> None:
+        if hasattr(self, "wakeups"):
+            self.run(self.wakeups.close())
         for store in self._closers:
             self.run(store.close())
         self.run(self.embedded.stop())

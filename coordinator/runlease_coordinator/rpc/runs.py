@@ -16,7 +16,7 @@ from runlease_coordinator.domain.errors import InvalidField
 from runlease_coordinator.domain.events import Cursor
 from runlease_coordinator.domain.runs import Run
 from runlease_coordinator.rpc import fields
-from runlease_coordinator.rpc.messages import STATES_BY_NUMBER, run_message
+from runlease_coordinator.rpc.messages import STATES_BY_NUMBER, event_message, run_message
 from runlease_coordinator.store.events import EventStore
 from runlease_coordinator.store.runs import ListPosition, RunStore
 

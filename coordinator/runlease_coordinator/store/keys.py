@@ -64,7 +64,22 @@ class PartitionKeys:
 class RunKeys:
     """Keys of one run, and of the partition it lives in."""
 
-    __slots__ = ("attempts", "auto", "canonical_id", "ckpt", "ckptdoc", "log", "partition", "path", "project", "run", "runs", "seq", "wait", "waitx")
+    __slots__ = (
+        "attempts",
+        "auto",
+        "canonical_id",
+        "ckpt",
+        "ckptdoc",
+        "log",
+        "partition",
+        "path",
+        "project",
+        "run",
+        "runs",
+        "seq",
+        "wait",
+        "waitx",
+    )
 
     def __init__(self, project: str, canonical_id: str) -> None:
         """Build the keys of a run."""

@@ -255,7 +255,7 @@ class LeaseStore:
         return RunState(rest[0].decode())
 
     async def break_lease(self, project: str, run_id: str, fence: int, *, force: bool, reason: str, by: str) -> int:
-        """Revoke the lease of ``fence``, or, forced, end its attempt under a new fence; returns the fence now. Idempotent.
+        """Revoke the lease of ``fence``, or, forced, end its attempt under a new fence; returns the fence now.
 
         Raises:
             RunNotFound, RunDeleted, Unavailable.
