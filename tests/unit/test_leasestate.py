@@ -143,6 +143,14 @@ def test_after_failures_renewals_come_sooner_but_not_in_a_rush(ttl: float, failu
     assert ttl / 60 * (1 - JITTER) - 1e-6 <= pause <= ttl / 6 * (1 + JITTER) + 1e-6
 
 
+def test_a_coordinator_may_stay_away_for_hours() -> None:
+    # Given more failures than the exponent of a double has room for: the renewing thread must not die of it.
+    machine = LeaseMachine(30.0, 0.0, 30.0)
+    for _ in range(5000):
+        machine.failed()
+    assert machine.next_renewal(1000.0, lambda: 0.5) == pytest.approx(1005.0)
+
+
 @given(TTLS, RANDOMS)
 def test_several_tries_fit_before_the_deadline(ttl: float, chance: float) -> None:
     # Given renewals that fail at once, starting at the regular one.
