@@ -98,12 +98,26 @@ class LeaseHeld(_HeldError):
         holder: who holds it.
         fence: its fence.
         remaining_s: seconds until its lease expires if it is not renewed (0 in lock-delay).
-        in_lock_delay: the lease has expired and the run waits a moment for its old holder's writes to die down.
+        reason: LEASE_HELD, LOCK_DELAY (expired: the run waits a moment for its holder to come back), LEASE_QUEUED
+            (free, but others wait) or NO_HOLDER (the group of this process does not hold it yet).
+        since_s: when it was granted, UNIX seconds of the store.
+        ttl_s: its time to live, in seconds.
+        lock_delay_s: how long the run stays closed to others behind the lease's expiry, in seconds.
+        place: our place in the queue, 1 for the next; 0 without one.
         retry_after_s: when to try again, in seconds.
     """
 
-    in_lock_delay: bool = False
+    reason: str = "LEASE_HELD"
+    since_s: float = 0.0
+    ttl_s: float = 0.0
+    lock_delay_s: float = 0.0
+    place: int = 0
     retry_after_s: float = 0.0
+
+    @property
+    def in_lock_delay(self) -> bool:
+        """Whether the lease has expired and only the lock-delay keeps others out."""
+        return self.reason == "LOCK_DELAY"
 
 
 class RunExists(_HeldError):

@@ -6,7 +6,8 @@ status                ErrorInfo.reason                exception
 INVALID_ARGUMENT      (BadRequest names the field)    InvalidArgument, InvalidRunId
 NOT_FOUND             RUN_NOT_FOUND                   RunNotFound
 ALREADY_EXISTS        RUN_EXISTS                      RunExists
-FAILED_PRECONDITION   LEASE_HELD, LOCK_DELAY          LeaseHeld
+FAILED_PRECONDITION   LEASE_HELD, LOCK_DELAY,         LeaseHeld
+                      LEASE_QUEUED, NO_HOLDER
 FAILED_PRECONDITION   RUN_DELETED                     RunDeleted
 FAILED_PRECONDITION   RUN_ID_COLLISION                RunIdCollision
 ABORTED               STALE_FENCE and others          StaleFence
@@ -111,7 +112,7 @@ def error_from(error: grpc.RpcError, *, coordinator: str = "") -> exceptions.Run
             return exceptions.RunNotFound(f"{text}: see `runlease ls` for those that do", **run)
         case _Code.ALREADY_EXISTS:
             return _exists(text, details)
-        case _Code.FAILED_PRECONDITION if details.reason in ("LEASE_HELD", "LOCK_DELAY"):
+        case _Code.FAILED_PRECONDITION if details.reason in ("LEASE_HELD", "LOCK_DELAY", "LEASE_QUEUED", "NO_HOLDER"):
             return _held(text, details)
         case _Code.FAILED_PRECONDITION if details.reason == "RUN_DELETED":
             return exceptions.RunDeleted(text, **run)
@@ -159,22 +160,28 @@ def _exists(text: str, details: Details) -> exceptions.RunExists:
 
 
 def _held(text: str, details: Details) -> exceptions.LeaseHeld:
-    in_lock_delay = details.reason == "LOCK_DELAY"
     wait_s = details.retry_after_s
-    if in_lock_delay:
-        message = f"{text}: its last holder {details.holder} did not release it; give wait={wait_s + 1:.0f}"
-    else:
-        # The holder's PID and host are what a person needs to end it where it runs; `delete` needs a free run.
-        message = f"{text}: end that process, or wait for it (wait=SECONDS)"
+    match details.reason:
+        case "LOCK_DELAY":
+            message = f"{text}: its last holder {details.holder} did not release it; give wait={wait_s + 1:.0f}"
+        case "LEASE_QUEUED":
+            message = f"{text}: give wait=SECONDS to take a place behind them"
+        case "NO_HOLDER":
+            message = f"{text}: start the process that shall hold it (RANK 0, or holder=True)"
+        case _:
+            # The holder's PID and host are what a person needs to end it where it runs.
+            message = f"{text}: end that process, or wait for it (wait=SECONDS)"
     error = exceptions.LeaseHeld(
         message,
-        project=details.project,
-        run_id=details.run_id,
+        project=details.project or None,
+        run_id=details.run_id or None,
         holder=details.holder,
         fence=details.number("fence"),
         remaining_s=details.number("remaining_ms") / 1000,
     )
-    error.in_lock_delay, error.retry_after_s = in_lock_delay, wait_s
+    error.reason, error.retry_after_s, error.place = details.reason, wait_s, details.number("place")
+    error.since_s, error.ttl_s = details.number("granted_us") / 1e6, details.number("ttl_ms") / 1000
+    error.lock_delay_s = details.number("lock_delay_ms") / 1000
     return error
 
 

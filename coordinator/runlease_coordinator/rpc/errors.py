@@ -77,6 +77,7 @@ def _facts_of(run: Run) -> dict[str, str]:
         "fence": str(run.fence),
         "attempt": str(run.attempt),
         "granted_us": str(run.granted_us),
+        "ttl_ms": str(run.ttl_us // 1000),
         "remaining_ms": str(run.remaining_us // 1000),
         "lock_delay_ms": str(run.lock_delay_us // 1000),
         "holder_host": run.holder.host,
