@@ -23,8 +23,9 @@ import pytest
 from tests.support.coordinator import CoordinatorProcess
 
 ROOT = Path(__file__).parents[2]
-#: The environment, and the lock under which it is made.
-HOME, LOCK = ROOT / ".venv-floor" / "env", ROOT / ".venv-floor" / "lock"
+#: The environment of this interpreter, and the lock under which it is made.
+HOME = ROOT / ".venv-floor" / f"{sys.version_info[0]}.{sys.version_info[1]}"
+LOCK = HOME.with_suffix(HOME.suffix + ".lock")
 
 #: grpcio has no wheels of its floor for later interpreters; the lowest that has some stands for it there.
 LOWEST_GRPCIO = {(3, 11): "1.49.1", (3, 12): "1.60.0", (3, 13): "1.66.2"}
