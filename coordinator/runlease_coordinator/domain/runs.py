@@ -19,6 +19,9 @@ class RunState(StrEnum):
     DELETED = "deleted"
 
 
+#: Attempt, segment, writer.
+SegmentKey = tuple[int, int, str]
+
 #: What a release may say.
 OUTCOMES = frozenset((RunState.FINISHED, RunState.FAILED, RunState.CRASHED, RunState.PREEMPTED, RunState.KILLED))
 
@@ -71,13 +74,18 @@ class Segment:
         """Position among all segments of the run."""
         return self.attempt, self.segment
 
+    @property
+    def key(self) -> SegmentKey:
+        """What tells it from all other segments of the run."""
+        return self.attempt, self.segment, self.writer
+
 
 @dataclass(frozen=True, slots=True)
 class Parent:
     """Whose history a run shows before its own, as it stood then.
 
-    ``segments`` are the parent's that counted, ``last_entry`` the last of its log; of the run's own segments only
-    those after ``after`` (attempt, segment) hide the parent's points.
+    ``segments`` are the parent's that counted, ``last_entry`` the last of its log, ``continues`` its own parent ('' if
+    it had none). ``spared_by``: the run's own segments that counted already, and so hide nothing of the parent's.
     """
 
     canonical_id: str
@@ -85,7 +93,8 @@ class Parent:
     attempt: int
     segments: Sequence[Segment]
     last_entry: str
-    after: tuple[int, int]
+    continues: str
+    spared_by: frozenset[SegmentKey]
 
 
 @dataclass(frozen=True, slots=True)

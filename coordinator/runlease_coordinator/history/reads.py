@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from runlease.v1 import metrics_pb2
 
 from runlease_coordinator.domain.metrics import Batch, Series
-from runlease_coordinator.domain.runs import Attempt
 from runlease_coordinator.domain.visibility import visible_series
+from runlease_coordinator.history.lineage import Stretch, lineage
 from runlease_coordinator.store.metrics import LogEntry, MetricStore
 from runlease_coordinator.store.runs import RunStore
 
@@ -40,19 +41,27 @@ class HistoryReader:
             RunNotFound, RunIdCollision, Unavailable.
         """
         snapshot = await self._runs.get_run(project, run_id, canonical_id)
-        attempts = snapshot.run.attempts
-        number_of = {attempt.fence: attempt.attempt for attempt in attempts}
+        shown: list[Series] = []
+        stretches = await lineage(self._runs, project, snapshot)
+        for stretch in stretches:
+            shown = visible_series(
+                await self._batches(project, stretch, query),
+                stretch.segments,
+                superseded=query.superseded and stretch is stretches[-1],
+                inherited=shown,
+                spared_by=stretch.spared_by,
+            )
+            shown = [cut for one in shown if (cut := _cut(one, None, stretch.highest_step)).steps]
+        return [cut for one in shown if (cut := _cut(one, query.min_step, query.max_step)).steps]
+
+    async def _batches(self, project: str, stretch: Stretch, query: Query) -> list[Batch]:
         batches: list[Batch] = []
-        async for entry in self._metrics.points(project, canonical_id, snapshot.last_entry):
-            if entry.writer in query.writers:
-                batches.extend(_decode(entry, number_of[entry.fence], query.keys))
-        segments = [segment for attempt in _in_order(attempts) for segment in attempt.segments]
-        series = visible_series(batches, segments, superseded=query.superseded)
-        return [cut for one in series if (cut := _cut(one, query)).steps]
-
-
-def _in_order(attempts: Sequence[Attempt]) -> list[Attempt]:
-    return sorted(attempts, key=lambda attempt: attempt.attempt)
+        async for entry in self._metrics.points(project, stretch.canonical_id, stretch.last_entry):
+            # Entries under a fence without an attempt: its grant was taken back, or it is that of a forced break.
+            attempt = stretch.attempt_of.get(entry.fence)
+            if attempt is not None and entry.writer in query.writers:
+                batches.extend(_decode(entry, attempt, query.keys))
+        return batches
 
 
 def _decode(entry: LogEntry, attempt: int, keys: frozenset[str]) -> Iterator[Batch]:
@@ -73,15 +82,11 @@ def _decode(entry: LogEntry, attempt: int, keys: frozenset[str]) -> Iterator[Bat
         )
 
 
-def _cut(series: Series, query: Query) -> Series:
-    if query.min_step is None and query.max_step is None:
+def _cut(series: Series, min_step: int | None, max_step: int | None) -> Series:
+    if min_step is None and max_step is None:
         return series
-    low = 0 if query.min_step is None else query.min_step
-    rows = [
-        row
-        for row, step in enumerate(series.steps)
-        if step >= low and (query.max_step is None or step <= query.max_step)
-    ]
+    low, high = min_step or 0, math.inf if max_step is None else max_step
+    rows = [row for row, step in enumerate(series.steps) if low <= step <= high]
     return Series(
         series.key,
         series.writer,

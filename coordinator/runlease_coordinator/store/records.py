@@ -113,19 +113,23 @@ def run_of(
 def _parent(record: Fields) -> Parent | None:
     if "parent" not in record:
         return None
-    after_attempt, after_segment = record["parent_after"].split(" ")
-    segments = []
-    for line in record["parent_segments"].splitlines():
-        attempt, segment, start, writer = line.split(" ", 3)
-        segments.append(Segment(int(attempt), int(segment), writer, int(start), counts=True))
     return Parent(
         canonical_id=record["parent"],
         step=int(record["parent_step"]),
         attempt=int(record["parent_attempt"]),
-        segments=segments,
+        segments=_counting(record["parent_segments"]),
         last_entry=record["parent_entry"],
-        after=(int(after_attempt), int(after_segment)),
+        continues=record["parent_continues"],
+        spared_by=frozenset(segment.key for segment in _counting(record["parent_own"])),
     )
+
+
+def _counting(lines: str) -> list[Segment]:
+    segments = []
+    for line in lines.splitlines():
+        attempt, segment, start, writer = line.split(" ", 3)
+        segments.append(Segment(int(attempt), int(segment), writer, int(start), counts=True))
+    return segments
 
 
 def _prefixed(record: Fields, prefix: str) -> Fields:

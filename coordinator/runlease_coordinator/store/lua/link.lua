@@ -12,7 +12,7 @@ local run_key, attempts_key, parent_key = KEYS[2], KEYS[3], KEYS[8]
 local now, _, refusal = gate(KEYS[1])
 if refusal then return refusal end
 if (redis.call('HGET', KEYS[13], project) or '0') ~= counter then return {'RACED', text(now)} end
-local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'attempt', 'parent', 'parent_step')
+local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'attempt', 'parent', 'parent_step', 'next')
 if not run[1] then return {'ABSENT', text(now)} end
 if run[2] then return {'DELETED', text(now)} end
 local parent = redis.call('HMGET', parent_key, 'next', 'deleted')
@@ -25,16 +25,10 @@ if run[4] then
   return {'LINKED_ALREADY', text(now), run[4], run[5]}
 end
 -- Only what the run rewinds from now on may hide the parent's points: its own start was not meant to.
-local after = '0 0'
-for line in string.gmatch(counting_segments(attempts_key), '[^\n]+') do
-  local attempt, segment = string.match(line, '^(%d+) (%d+)')
-  local last_attempt, last_segment = string.match(after, '^(%d+) (%d+)')
-  if tonumber(attempt) > tonumber(last_attempt)
-    or (attempt == last_attempt and tonumber(segment) > tonumber(last_segment)) then
-    after = attempt .. ' ' .. segment
-  end
-end
-adopt(run_key, KEYS[4], KEYS[5], parent_id, step, after, parent_key, KEYS[9], KEYS[10], KEYS[11], KEYS[12])
+adopt(run_key, KEYS[4], KEYS[5], parent_id, step, counting_segments(attempts_key), parent_key, KEYS[9], KEYS[10],
+  KEYS[11], KEYS[12])
+-- A run that logged nothing yet goes on behind the history that it shows now.
+redis.call('HSET', run_key, 'next', text(math.max(tonumber(run[6]), step + 1)))
 redis.call('HINCRBY', KEYS[13], project, 1)
 redis.call('HSET', run_key, 'updated', text(now))
 redis.call('ZADD', KEYS[6], text(now), id)

@@ -27,12 +27,13 @@ local function counting_segments(attempts_key)
 end
 
 -- Makes a run show a parent's history up to and including `step` before its own, as the parent stands now.
--- after: 'attempt segment', the run's own last segment that does not hide the parent's points.
-local function adopt(run_key, ckpt_key, doc_key, parent_id, step, after, p_run, p_attempts, p_ckpt, p_doc, p_log)
+-- own: the run's own segments that count already, as counting_segments tells them; they do not hide the parent's points.
+local function adopt(run_key, ckpt_key, doc_key, parent_id, step, own, p_run, p_attempts, p_ckpt, p_doc, p_log)
   local last = redis.call('XREVRANGE', p_log, '+', '-', 'COUNT', 1)[1]
-  redis.call('HSET', run_key, 'parent', parent_id, 'parent_step', text(step), 'parent_after', after,
+  local parent = redis.call('HMGET', p_run, 'attempt', 'parent')
+  redis.call('HSET', run_key, 'parent', parent_id, 'parent_step', text(step), 'parent_own', own,
     'parent_segments', counting_segments(p_attempts), 'parent_entry', last and last[1] or '',
-    'parent_attempt', redis.call('HGET', p_run, 'attempt'))
+    'parent_attempt', parent[1], 'parent_continues', parent[2] or '')
   redis.call('HINCRBY', p_run, 'children', 1)
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', p_ckpt, '-inf', text(step))) do
     redis.call('ZADD', ckpt_key, string.match(name, '^%d+'), name)
