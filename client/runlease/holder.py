@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from runlease.version import __version__
 
@@ -38,7 +39,43 @@ class Holder:
 
 def this_process() -> Holder:
     """Return the identity of the calling process."""
-    return replace(_this_machine(), pid=os.getpid(), process_started=_process_started())
+    stat = process_stat(os.getpid())
+    # The namespace is read each time: a child of a fork may live in another one than the parent that read it first.
+    return replace(
+        _this_machine(),
+        pid=os.getpid(),
+        pid_namespace=pid_namespace(),
+        process_started=stat.started if stat else 0,
+    )
+
+
+class ProcessStat(NamedTuple):
+    """What proc(5) tells of a process at one moment."""
+
+    state: str
+    """One letter: ``Z`` a zombie, ``X`` dead, any other may run again."""
+
+    threads: int
+    """Threads that are left, counting a first thread that has ended already."""
+
+    started: int
+    """Clock ticks since boot."""
+
+
+def process_stat(pid: int) -> ProcessStat | None:
+    """Return what the system shows of a process, read at once; None where it shows nothing."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # Fields 3, 20 and 22, counted behind the command's closing parenthesis, which may itself contain spaces.
+    fields = text.rpartition(b")")[2].split()
+    return ProcessStat(fields[0].decode("latin-1"), int(fields[17]), int(fields[19])) if len(fields) > 19 else None
+
+
+def pid_namespace() -> str:
+    """Return the PID namespace that this process lives in, such as ``pid:[4026531836]``; '' where there is none."""
+    return _link("/proc/self/ns/pid")
 
 
 @cache
@@ -49,7 +86,6 @@ def _this_machine() -> Holder:
         job_id=os.environ.get("SLURM_JOB_ID", ""),
         sdk_version=__version__,
         boot_id=_read("/proc/sys/kernel/random/boot_id"),
-        pid_namespace=_link("/proc/self/ns/pid"),
     )
 
 
@@ -72,9 +108,3 @@ def _link(path: str) -> str:
         return os.readlink(path)
     except OSError:
         return ""
-
-
-def _process_started() -> int:
-    # proc(5): field 22, counted behind the command's closing parenthesis, which may itself contain spaces.
-    fields = _read("/proc/self/stat").rpartition(")")[2].split()
-    return int(fields[19]) if len(fields) > 19 else 0
