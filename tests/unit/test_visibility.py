@@ -141,3 +141,26 @@ def test_no_segment_hides_its_own_points() -> None:
     ceilings = Ceilings([Segment(1, 0, "", 5, True)])
     assert ceilings.of(1, 0, "main") == math.inf
     assert ceilings.of(0, 9, "main") == 5
+
+
+def inherited(steps: list[int], attempt: int = 7) -> Series:
+    values = [float(-step) for step in steps]
+    return Series("loss", "main", steps, values, [1.0] * len(steps), [attempt] * len(steps), [])
+
+
+def test_inherited_points_lie_below_a_run_s_own() -> None:
+    own = Batch(1, 0, "main", "loss", [2, 3], [0.0] * 2, [2.0, 3.0])
+    start = Segment(1, 0, "", 3, True)
+    (series,) = visible_series([own], [start], superseded=False, inherited=[inherited([0, 1, 2])])
+    assert (series.steps, series.values, series.attempts) == ([0, 1, 2, 3], [-0.0, -1.0, 2.0, 3.0], [7, 7, 1, 1])
+
+
+@pytest.mark.parametrize(("spared", "steps"), [(False, [0]), (True, [0, 1, 2, 3])])
+def test_segments_hide_inherited_points_unless_they_counted_before_a_link(spared: bool, steps: list[int]) -> None:
+    segment = Segment(1, 0, "", 1, True)
+    spared_by = frozenset((segment,)) if spared else frozenset()
+    parent = [inherited([0, 1, 2, 3])]
+    (series,) = visible_series([], [segment], superseded=False, inherited=parent, spared_by=spared_by)
+    assert series.steps == steps
+    (all_of_it,) = visible_series([], [segment], superseded=True, inherited=parent, spared_by=spared_by)
+    assert all_of_it.superseded == [step not in steps for step in range(4)]

@@ -19,9 +19,6 @@ class RunState(StrEnum):
     DELETED = "deleted"
 
 
-#: Attempt, segment, writer.
-SegmentKey = tuple[int, int, str]
-
 #: What a release may say.
 OUTCOMES = frozenset((RunState.FINISHED, RunState.FAILED, RunState.CRASHED, RunState.PREEMPTED, RunState.KILLED))
 
@@ -74,18 +71,13 @@ class Segment:
         """Position among all segments of the run."""
         return self.attempt, self.segment
 
-    @property
-    def key(self) -> SegmentKey:
-        """What tells it from all other segments of the run."""
-        return self.attempt, self.segment, self.writer
-
 
 @dataclass(frozen=True, slots=True)
 class Parent:
     """Whose history a run shows before its own, as it stood then.
 
     ``segments`` are the parent's that counted, ``last_entry`` the last of its log, ``continues`` its own parent ('' if
-    it had none). ``spared_by``: the run's own segments that counted already, and so hide nothing of the parent's.
+    it had none). ``spared_by``: the run's own segments that counted already: they hide nothing of the parent's.
     """
 
     canonical_id: str
@@ -94,7 +86,7 @@ class Parent:
     segments: Sequence[Segment]
     last_entry: str
     continues: str
-    spared_by: frozenset[SegmentKey]
+    spared_by: frozenset[Segment]
 
 
 @dataclass(frozen=True, slots=True)

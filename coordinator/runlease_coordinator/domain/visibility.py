@@ -15,7 +15,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import repeat
 
 from runlease_coordinator.domain.metrics import Batch, Series
-from runlease_coordinator.domain.runs import Segment, SegmentKey
+from runlease_coordinator.domain.runs import Segment
 
 #: The step from which on rows are hidden, and the rows: step, value, time, attempt.
 _Layer = tuple[float, Iterator[tuple[int, float, float, int]]]
@@ -47,7 +47,7 @@ def visible_series(
     *,
     superseded: bool,
     inherited: Iterable[Series] = (),
-    spared_by: Container[SegmentKey] = (),
+    spared_by: Container[Segment] = (),
 ) -> list[Series]:
     """Apply the rule to batches in the order of their log; returns series by (writer, key), ascending by step.
 
@@ -60,7 +60,7 @@ def visible_series(
     """
     ceilings = Ceilings(segments)
     groups: dict[tuple[str, str], list[_Layer]] = {}
-    above = Ceilings(segment for segment in segments if segment.key not in spared_by)
+    above = Ceilings(segment for segment in segments if segment not in spared_by)
     for one in inherited:
         rows = zip(one.steps, one.values, one.times, one.attempts, strict=True)
         groups.setdefault((one.writer, one.key), []).append((above.of(0, 0, one.writer), rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from runlease_coordinator.domain.runs import Parent, Run, Segment, SegmentKey
+from runlease_coordinator.domain.runs import Parent, Run, Segment
 from runlease_coordinator.store.runs import RunStore, Snapshot
 
 
@@ -21,7 +21,7 @@ class Stretch:
     segments: Sequence[Segment]
     last_entry: str
     highest_step: int | None
-    spared_by: Container[SegmentKey]
+    spared_by: Container[Segment]
 
 
 async def lineage(runs: RunStore, project: str, snapshot: Snapshot) -> list[Stretch]:

@@ -120,7 +120,7 @@ def _parent(record: Fields) -> Parent | None:
         segments=_counting(record["parent_segments"]),
         last_entry=record["parent_entry"],
         continues=record["parent_continues"],
-        spared_by=frozenset(segment.key for segment in _counting(record["parent_own"])),
+        spared_by=frozenset(_counting(record["parent_own"])),
     )
 
 
