@@ -91,6 +91,10 @@ def wish(project: str, **more: Any) -> leases_pb2.AcquireRequest:
     return leases_pb2.AcquireRequest(**fields | more)
 
 
+def point(run_id: str, step: int = 1) -> leases_pb2.HistoryPoint:
+    return leases_pb2.HistoryPoint(id=run_id, step=step)
+
+
 ACQUIRE: list[tuple[str, dict[str, Any]]] = [
     *(("run.project", {"run": ref(name)}) for name in NAMES.values()),
     ("run.id", {"run": ref("p", "")}),
@@ -125,12 +129,31 @@ ACQUIRE: list[tuple[str, dict[str, Any]]] = [
     ("config", {"config": {"a": '"' + "x" * MIB + '"'}}),
     ("holder.host", {"holder": runs_pb2.Holder(host="x" * MIB)}),
     ("holder.user", {"holder": runs_pb2.Holder(user="a\nb")}),
-    # Not of this version: said, not silently left out.
-    ("resume_from", {"resume_from": leases_pb2.HistoryPoint(id="r", step=1)}),
-    ("fork_from", {"fork_from": leases_pb2.HistoryPoint(id="r", step=1)}),
-    ("proof_of_death", {"proof_of_death": leases_pb2.ProofOfDeath(fence=1)}),
-    ("auto_keys", {"auto_keys": ["k"]}),
-    ("member", {"member": True}),
+    ("wait_ms", {"wait_ms": 20_001}),
+    ("wait_ms", {"wait_ms": 2**32 - 1}),
+    ("resume_from.id", {"resume_from": point("")}),
+    ("resume_from.id", {"resume_from": point("x" * MIB)}),
+    ("resume_from.id", {"resume_from": point("another")}),
+    ("resume_from.step", {"resume_from": point("r", -1)}),
+    ("resume_from.step", {"resume_from": point("r", 2**53 - 1)}),
+    ("resume_from.step", {"resume_from": point("r", 2**63 - 1)}),
+    ("resume_from", {"resume_from": point("r"), "resume_step": 1}),
+    ("fork_from.id", {"fork_from": point("")}),
+    ("fork_from.id", {"fork_from": point("r")}),  # itself
+    ("fork_from.id", {"fork_from": point("x" * 65)}),
+    ("fork_from.step", {"fork_from": point("parent", -(2**63))}),
+    ("fork_from.step", {"fork_from": point("parent", 2**63 - 1)}),
+    ("fork_from", {"fork_from": point("parent"), "resume_step": 1}),
+    ("fork_from", {"fork_from": point("parent"), "resume_from": point("r")}),
+    ("proof_of_death.fence", {"proof_of_death": leases_pb2.ProofOfDeath()}),
+    ("proof_of_death.fence", {"proof_of_death": leases_pb2.ProofOfDeath(fence=2**64 - 1)}),
+    ("proof_of_death.boot_id", {"proof_of_death": leases_pb2.ProofOfDeath(fence=1, boot_id="x" * MIB)}),
+    ("proof_of_death.boot_id", {"proof_of_death": leases_pb2.ProofOfDeath(fence=1, boot_id="a\n")}),
+    ("proof_of_death.pid_namespace", {"proof_of_death": leases_pb2.ProofOfDeath(fence=1, pid_namespace="x" * 257)}),
+    ("auto_keys", {"auto_keys": [f"k{number}" for number in range(9)]}),
+    ("auto_keys[0]", {"auto_keys": [""], "auto_search": True}),
+    ("auto_keys[1]", {"auto_keys": ["k", "x" * MIB]}),
+    ("auto_keys[0]", {"auto_keys": ["a\x00b"]}),
 ]
 
 
@@ -150,6 +173,10 @@ def test_fences(stubs: Stubs, project: str, fence: int) -> None:
     release = leases_pb2.ReleaseRequest(run=run, fence=fence, outcome="RUN_STATE_FINISHED")
     assert refused(stubs.leases.Release, release) == "fence"
     assert refused(stubs.runs.DeleteRun, runs_pb2.DeleteRunRequest(run=run, fence=fence)) == "fence"
+    broken = leases_pb2.BreakRequest(run=run, fence=fence, reason="why", force=True)
+    assert refused(stubs.leases.Break, broken) == "fence"
+    purge = runs_pb2.DeleteRunRequest(run=run, fence=fence, purge=True)
+    assert refused(stubs.runs.DeleteRun, purge) == "fence"
     if fence:  # 0 is an operator's change
         assert refused(stubs.runs.UpdateRun, runs_pb2.UpdateRunRequest(run=run, fence=fence, notes="n")) == "fence"
     opening = metrics_pb2.OpenWriter(run=run, fence=fence, writer="main", session="s")
@@ -180,6 +207,18 @@ def test_page_tokens(stubs: Stubs, page_token: str) -> None:
     assert refused(stubs.runs.ListRuns, runs_pb2.ListRunsRequest(page_token=page_token)) == "page_token"
 
 
+#: None of them is the cursor of an event.
+CURSORS = ["x", "1-0", "*", "*=", "*=1", "*=-1", "*=1-x", "64=1-0", "-1=1-0", "*=1-0,", "*=1-0 ", "1.0=1-0", "ä=1-0"]
+CURSORS += [
+    "*=" + "9" * 20 + "-0",
+    "*=0-" + "9" * 20,
+    "²=1-0",
+    "0=²-0",
+    "*=1-²",
+    "x" * MIB,
+    ",".join(["*=1-0"] * 99 + ["?"]),
+]
+
 RUN_CALLS: list[tuple[str, str, Any]] = [
     ("project", "ListRuns", runs_pb2.ListRunsRequest(project="a/b")),
     ("project", "ListRuns", runs_pb2.ListRunsRequest(project="x" * MIB)),
@@ -192,8 +231,18 @@ RUN_CALLS: list[tuple[str, str, Any]] = [
     ("run.id", "GetRun", runs_pb2.GetRunRequest(run=ref("p", "x" * MIB))),
     ("run.id", "UpdateRun", runs_pb2.UpdateRunRequest(run=ref("p", ""))),
     ("run.project", "DeleteRun", runs_pb2.DeleteRunRequest(run=ref("..", "r"))),
-    ("purge", "DeleteRun", runs_pb2.DeleteRunRequest(run=ref(), fence=1, purge=True)),
+    ("run.project", "UndeleteRun", runs_pb2.UndeleteRunRequest()),
+    ("run.id", "UndeleteRun", runs_pb2.UndeleteRunRequest(run=ref("p", "x" * MIB))),
+    ("run.project", "Link", runs_pb2.LinkRequest(continues_id="a")),
+    ("run.id", "Link", runs_pb2.LinkRequest(run=ref("p", "x" * 65), continues_id="a")),
+    ("continues_id", "Link", runs_pb2.LinkRequest(run=ref())),
+    ("continues_id", "Link", runs_pb2.LinkRequest(run=ref(), continues_id="x" * MIB)),
+    ("project", "Watch", runs_pb2.WatchRequest(project="a/b")),
+    ("project", "Watch", runs_pb2.WatchRequest(project="x" * MIB)),
+    ("project", "Watch", runs_pb2.WatchRequest(id="r")),
+    ("id", "Watch", runs_pb2.WatchRequest(project="p", id="x" * 65)),
 ]
+RUN_CALLS += [("after", "Watch", runs_pb2.WatchRequest(after=cursor)) for cursor in CURSORS]
 
 
 @pytest.mark.parametrize(("field", "method", "request_"), RUN_CALLS, ids=lambda value: str(value)[:30])
@@ -215,11 +264,54 @@ def test_updates(stubs: Stubs, project: str, field: str, given: dict[str, Any]) 
     stubs.leases.Acquire(wish(project), timeout=TIMEOUT_S)
     before = stubs.stored()
     assert refused(stubs.runs.UpdateRun, runs_pb2.UpdateRunRequest(run=ref(project), **given)) == field
-    assert (
-        refused(stubs.runs.DeleteRun, runs_pb2.DeleteRunRequest(run=ref(project), fence=1, reason="x" * MIB))
-        == "reason"
-    )
+    run, reason = ref(project), "x" * MIB
+    for purge in (False, True):
+        request = runs_pb2.DeleteRunRequest(run=run, fence=1, reason=reason, purge=purge)
+        assert refused(stubs.runs.DeleteRun, request) == "reason"
+    assert refused(stubs.runs.UndeleteRun, runs_pb2.UndeleteRunRequest(run=run, reason=reason)) == "reason"
     assert stubs.stored() == before
+
+
+@pytest.mark.parametrize("reason", ["", "  ", "x" * 1025, "x" * MIB, "a\nb", "\x7f"], ids=lambda value: value[:4])
+@pytest.mark.parametrize("force", [False, True])
+def test_breaks_say_why(stubs: Stubs, project: str, reason: str, force: bool) -> None:
+    fence = stubs.leases.Acquire(wish(project), timeout=TIMEOUT_S).grant.fence
+    before = stubs.stored()
+    request = leases_pb2.BreakRequest(run=ref(project), fence=fence, force=force, reason=reason)
+    assert refused(stubs.leases.Break, request) == "reason"
+    assert stubs.stored() == before
+
+
+@pytest.mark.parametrize(("step", "field"), [(-1, "step"), (5, "step"), (2**53 - 1, "step"), (2**63 - 1, "step")])
+def test_links(stubs: Stubs, project: str, step: int, field: str) -> None:
+    for run_id in ("r", "old"):
+        stubs.leases.Acquire(wish(project, run=ref(project, run_id)), timeout=TIMEOUT_S)
+    before = stubs.stored()
+    request = runs_pb2.LinkRequest(run=ref(project), continues_id="old", step=step)
+    assert refused(stubs.runs.Link, request) == field
+    itself = runs_pb2.LinkRequest(run=ref(project), continues_id="r")
+    refused(stubs.runs.Link, itself, code=grpc.StatusCode.FAILED_PRECONDITION)
+    assert stubs.stored() == before
+
+
+def test_what_is_not_there_is_not_found(stubs: Stubs, project: str) -> None:
+    before, run = stubs.stored(), ref(project)
+    missing = grpc.StatusCode.NOT_FOUND
+    refused(stubs.leases.Break, leases_pb2.BreakRequest(run=run, fence=1, reason="why"), code=missing)
+    refused(stubs.runs.UndeleteRun, runs_pb2.UndeleteRunRequest(run=run), code=missing)
+    refused(stubs.runs.DeleteRun, runs_pb2.DeleteRunRequest(run=run, fence=1, purge=True), code=missing)
+    refused(stubs.runs.Link, runs_pb2.LinkRequest(run=run, continues_id="old"), code=missing)
+    fork = wish(project, fork_from=point("parent"), mode="RESUME_MODE_NEVER")
+    refused(stubs.leases.Acquire, fork, code=missing)
+    rewind = wish(project, resume_from=point("r"), mode="RESUME_MODE_MUST")
+    refused(stubs.leases.Acquire, rewind, code=missing)
+    refused(stubs.leases.Acquire, wish(project, member=True), code=grpc.StatusCode.FAILED_PRECONDITION)
+    assert stubs.stored() == before
+
+
+def test_a_search_without_keys_leads_nowhere(stubs: Stubs, project: str) -> None:
+    request = wish(project, mode="RESUME_MODE_AUTO", auto_search=True)
+    assert stubs.leases.Acquire(request, timeout=TIMEOUT_S).grant.run.id == "r"
 
 
 @pytest.mark.parametrize(
@@ -437,10 +529,13 @@ UNARY = [
     (leases_pb2.AcquireRequest, "leases", "Acquire"),
     (leases_pb2.RenewRequest, "leases", "Renew"),
     (leases_pb2.ReleaseRequest, "leases", "Release"),
+    (leases_pb2.BreakRequest, "leases", "Break"),
     (runs_pb2.GetRunRequest, "runs", "GetRun"),
     (runs_pb2.ListRunsRequest, "runs", "ListRuns"),
     (runs_pb2.UpdateRunRequest, "runs", "UpdateRun"),
     (runs_pb2.DeleteRunRequest, "runs", "DeleteRun"),
+    (runs_pb2.UndeleteRunRequest, "runs", "UndeleteRun"),
+    (runs_pb2.LinkRequest, "runs", "Link"),
     (metrics_pb2.HistoryRequest, "metrics", "History"),
 ]
 NEVER = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
@@ -473,4 +568,17 @@ def test_no_entry_fails_inside(stubs: Stubs, entries: list[Any]) -> None:
         stubs.append(first, *sent)
     except grpc.RpcError as error:
         code = error.code()
+    assert code not in NEVER
+
+
+@EXAMPLES
+@given(request=messages(runs_pb2.WatchRequest))
+def test_no_watch_fails_inside(stubs: Stubs, request: Any) -> None:
+    stream = stubs.runs.Watch(request, timeout=TIMEOUT_S)
+    code = None
+    try:
+        assert next(stream).cursor  # a sign of life comes at once, at the latest
+    except grpc.RpcError as error:
+        code = error.code()
+    stream.cancel()
     assert code not in NEVER

@@ -20,6 +20,8 @@ from tests.support.stores import LiveStore, commit_entry, points_entry, writer_o
 from tests.support.wait import until
 
 PROJECTS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True)
+#: What `RunKeys` holds besides keys.
+NO_KEYS = ("partition", "project", "canonical_id", "path")
 IDS = st.from_regex(r"[A-Za-z0-9-]{1,64}", fullmatch=True)
 
 
@@ -59,7 +61,7 @@ def test_a_project_lives_in_one_slot(cluster: redis.Redis, project: str, run_id:
     # The partition is the project's own slot, mod 64; all its keys share the partition's slot.
     assert partition_of(project) == int(cluster.execute_command("CLUSTER KEYSLOT", project)) % PARTITIONS
     keys, partition = run_keys(project, run_id), partition_keys(partition_of(project))
-    names = [getattr(keys, name) for name in keys.__slots__ if name != "partition"]
+    names = [getattr(keys, name) for name in keys.__slots__ if name not in NO_KEYS]
     names += [getattr(partition, name) for name in partition.__slots__]
     assert keys.partition is partition
     assert len(set(names)) == len(names)
@@ -83,7 +85,7 @@ def test_scripts_write_no_key_outside_the_schema(live: LiveStore, project: str) 
     live.run(live.runs.delete_run(project, "a/b", "a-b", fence, "why"))
     new = set(live.raw.scan_iter(count=1000)) - before
     keys = run_keys(project, "a-b")
-    schema = {getattr(keys, name) for name in keys.__slots__ if name != "partition"}
+    schema = {getattr(keys, name) for name in keys.__slots__ if name not in NO_KEYS}
     partition = {getattr(keys.partition, name) for name in keys.partition.__slots__}
     assert {keys.run, keys.attempts, keys.log, keys.seq, keys.ckpt, keys.ckptdoc} <= new
     assert new <= schema | partition
@@ -136,7 +138,7 @@ def test_an_idle_run_takes_at_most_3_kib(live: LiveStore, project: str) -> None:
     # Given a run that was acquired and released, as the embedded store is configured.
     live.release(project, live.acquire(project).fence)
     keys = run_keys(project, "r")
-    own = [getattr(keys, name) for name in keys.__slots__ if name not in ("partition", "runs")]
+    own = [getattr(keys, name) for name in keys.__slots__ if name not in (*NO_KEYS, "runs", "auto")]
     sizes = {key: live.raw.memory_usage(key, samples=0) or 0 for key in own}
     assert sizes[keys.run] > 0
     assert sum(sizes.values()) <= 3 * 1024, sizes

@@ -62,12 +62,20 @@ class Decision:
 
     def __init__(self) -> None:
         self._lua = lua51.LuaRuntime()  # Redis and Valkey embed Lua 5.1
-        loaded = self._lua.execute(lua("decision") + "\nreturn {decide=decide, starting_step=starting_step}")
-        self._decide, self.starting_step = loaded.decide, loaded.starting_step
+        loaded = self._lua.execute(
+            lua("decision") + "\nreturn {decide=decide, starting_step=starting_step, proves_death=proves_death}"
+        )
+        self._decide, self.starting_step, self._proves = loaded.decide, loaded.starting_step, loaded.proves_death
 
-    def decide(self, row: Row, mode: str, now: int) -> str:
-        verdict: str = self._decide(None if row is None else self._lua.table_from(row), mode, now)
+    def decide(self, row: Row, mode: str, now: int, waiting: bool = False) -> str:
+        verdict: str = self._decide(None if row is None else self._lua.table_from(row), mode, now, waiting)
         return verdict
+
+    def proves_death(self, proof: dict[str, Any], fence: str, holder: list[Any], prover: list[Any]) -> bool:
+        tables = map(self._lua.table_from, (proof, holder, prover))
+        proof, holder, prover = tables
+        good: bool = self._proves(proof, fence, holder, prover)
+        return good
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +93,45 @@ CELLS = [
 @pytest.mark.parametrize(("row", "mode", "verdict"), CELLS)
 def test_every_cell_of_the_table(decision: Decision, row: Row, mode: str, verdict: str) -> None:
     assert decision.decide(row, mode, NOW) == verdict
+
+
+@pytest.mark.parametrize(("row", "mode", "verdict"), CELLS)
+def test_who_waits_comes_before_who_comes(decision: Decision, row: Row, mode: str, verdict: str) -> None:
+    assert decision.decide(row, mode, NOW, waiting=True) == ("QUEUED" if verdict == "RESUME" else verdict)
+
+
+HOLDER = ["host", 4711, "ada", "", "", "0.1", "boot", "pid:[1]", 99]
+PROVER = ["other name", 1, "bob", "", "", "0.2", "boot", "pid:[1]", 7]
+PROOF = {"fence": "12", "boot_id": "boot", "pid_namespace": "pid:[1]", "pid": 4711, "process_started": 99}
+
+
+def test_a_proof_of_death_from_the_same_boot_and_namespace_is_believed(decision: Decision) -> None:
+    assert decision.proves_death(PROOF, "12", HOLDER, PROVER)
+
+
+@pytest.mark.parametrize(
+    ("proof", "holder", "prover"),
+    [
+        ({"fence": "11"}, {}, {}),  # of the holder before
+        ({"fence": 12}, {}, {}),
+        ({"pid": 4712}, {}, {}),
+        ({"process_started": 98}, {}, {}),  # the number was given to another process since
+        ({"boot_id": "another"}, {}, {}),
+        ({"pid_namespace": "pid:[2]"}, {}, {}),
+        ({}, {6: "another"}, {}),
+        ({}, {7: "pid:[2]"}, {}),
+        ({}, {}, {6: "another"}),  # the prover sees only its own machine
+        ({}, {}, {7: "pid:[2]"}),
+        ({"boot_id": ""}, {6: ""}, {6: ""}),  # nobody knows where the holder was
+        ({"pid_namespace": ""}, {7: ""}, {7: ""}),
+    ],
+)
+def test_any_other_proof_is_not(
+    decision: Decision, proof: dict[str, Any], holder: dict[int, Any], prover: dict[int, Any]
+) -> None:
+    changed_holder = [holder.get(index, value) for index, value in enumerate(HOLDER)]
+    changed_prover = [prover.get(index, value) for index, value in enumerate(PROVER)]
+    assert not decision.proves_death(PROOF | proof, "12", changed_holder, changed_prover)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runlease_coordinator.domain.errors import InvalidField
+
+
+_PLACE = re.compile(r"(?P<number>\*|[0-5]?\d|6[0-3])=(?P<entry>(?P<time>\d{1,20})-(?P<index>\d{1,20}))", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +61,9 @@ class Cursor:
         """
         places: dict[str, str] = {}
         for part in text.split(","):
-            number, equals, entry = part.partition("=")
-            milliseconds, dash, index = entry.partition("-")
-            known = number == "*" or (number.isdigit() and int(number) < 64)
-            if not (equals and dash and known and milliseconds.isdigit() and index.isdigit() and len(entry) < 42):
+            found = _PLACE.fullmatch(part)
+            if found is None or max(int(found["time"]), int(found["index"])) >= 2**64:
                 raise InvalidField("after", "give the cursor of an event, unchanged")
-            places[number] = entry
+            places[found["number"]] = found["entry"]
         start = places.pop("*", "0-0")
         return cls(start, {int(number): entry for number, entry in places.items()})

@@ -49,6 +49,14 @@ def run_name(ref: runs_pb2.RunRef, path: str = "run") -> RunName:
         raise InvalidField(field, str(error)) from None
 
 
+def run_in(project: str, run_id: str, path: str) -> RunName:
+    """Check the ID of another run of a (checked) project."""
+    try:
+        return RunName(project, run_id, canonical_id(run_id))
+    except InvalidArgument as error:
+        raise InvalidField(path, str(error)) from None
+
+
 def project_name(project: str, path: str) -> str:
     """Check a project's name."""
     try:

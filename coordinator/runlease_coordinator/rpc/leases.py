@@ -8,7 +8,7 @@ import grpc.aio
 from runlease.v1 import leases_pb2 as pb
 from runlease.v1 import leases_pb2_grpc
 
-from runlease_coordinator.domain.errors import InvalidField
+from runlease_coordinator.domain.errors import InvalidField, Stale
 from runlease_coordinator.domain.leases import (
     Acquisition,
     Fork,
@@ -67,10 +67,15 @@ class LeaseService(leases_pb2_grpc.LeaseServiceServicer):
         outcome = STATES_BY_NUMBER.get(request.outcome)
         if outcome not in OUTCOMES:
             raise InvalidField("outcome", f"FINISHED, FAILED, CRASHED, PREEMPTED or KILLED, not {request.outcome}")
-        if request.undelivered:
-            await self._leases.give_back(name.project, name.canonical_id, fields.fence(request.fence))
+        fence = fields.fence(request.fence)
+        if request.undelivered and await self._leases.give_back(name.project, name.canonical_id, fence):
             return pb.ReleaseResponse(outcome=request.outcome)
-        recorded = await self._leases.release(name.project, name.canonical_id, fields.fence(request.fence), outcome)
+        try:
+            recorded = await self._leases.release(name.project, name.canonical_id, fence, outcome)
+        except Stale:
+            if request.undelivered:  # a repetition: nothing is left of it
+                return pb.ReleaseResponse(outcome=request.outcome)
+            raise
         return pb.ReleaseResponse(outcome=STATES[recorded])
 
     async def Break(self, request: pb.BreakRequest, context: _Context) -> pb.BreakResponse:
@@ -96,6 +101,7 @@ def _acquisition(request: pb.AcquireRequest, max_ttl_us: int) -> Acquisition:
     if len(given) > 1:
         raise InvalidField(given[1], f"goes without {given[0]}")
     resume_step, fork = None, None
+    auto_keys = fields.auto_keys(request.auto_keys)
     if request.HasField("resume_step"):
         resume_step = fields.step(request.resume_step, "resume_step")
     elif request.HasField("resume_from"):
@@ -120,8 +126,8 @@ def _acquisition(request: pb.AcquireRequest, max_ttl_us: int) -> Acquisition:
         fork=fork,
         member=request.member,
         proof=_proof(request.proof_of_death) if request.HasField("proof_of_death") else None,
-        auto_keys=fields.auto_keys(request.auto_keys),
-        auto_search=request.auto_search,
+        auto_keys=auto_keys,
+        auto_search=request.auto_search and bool(auto_keys),
         name=fields.line(request.name, "name") or None,
         notes=fields.notes(request.notes) if request.HasField("notes") else None,
         tags=fields.tags(request.tags.tags) if request.HasField("tags") else None,
@@ -131,7 +137,7 @@ def _acquisition(request: pb.AcquireRequest, max_ttl_us: int) -> Acquisition:
 
 def _proof(message: pb.ProofOfDeath) -> ProofOfDeath:
     return ProofOfDeath(
-        fence=fields.fence(message.fence),
+        fence=fields.fence(message.fence, "proof_of_death.fence"),
         boot_id=fields.line(message.boot_id, "proof_of_death.boot_id"),
         pid_namespace=fields.line(message.pid_namespace, "proof_of_death.pid_namespace"),
         pid=message.pid,

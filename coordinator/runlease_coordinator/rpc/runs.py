@@ -93,7 +93,7 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
     async def Link(self, request: pb.LinkRequest, context: _Context) -> pb.LinkResponse:
         """Let a run show another's history before its own."""
         name = fields.run_name(request.run)
-        parent = fields.run_name(pb.RunRef(project=name.project, id=request.continues_id), "continues")
+        parent = fields.run_in(name.project, request.continues_id, "continues_id")
         for run in (name, parent):
             await self._read(run)  # refuses another spelling of the ID
         step = fields.step(request.step, "step") if request.HasField("step") else None
@@ -105,7 +105,7 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
         project = fields.project_name(request.project, "project") if request.project else ""
         if request.id and not project:
             raise InvalidField("project", "required with an id")
-        run = fields.run_name(pb.RunRef(project=project, id=request.id)) if request.id else None
+        run = fields.run_in(project, request.id, "id") if request.id else None
         cursor = Cursor.parse(request.after) if request.after else self._events.now()
         async for event in self._events.follow(project, cursor):
             concerns = event is not None and (not project or event.project == project)

@@ -96,23 +96,25 @@ class LeaseStore:
                 return await self._try(wish, keys, request)
             return await self._wait(wish, keys, request | {"wait": PLACE_LIFE_US}, patience)
         except asyncio.CancelledError:  # the caller is gone
-            self._abandon(keys, wish.nonce, call)
+            self._abandon(keys, wish, call)
             raise
-        except (LeaseHeld, NoHolder):
-            if patience.wait_us and patience.last:
-                self._abandon(keys, wish.nonce, call)
+        except (LeaseHeld, NoHolder, _Rebound) as refusal:
+            if patience.wait_us and (patience.last or isinstance(refusal, _Rebound)):
+                self._abandon(keys, wish, call)
             raise
 
     async def _wait(self, wish: Acquisition, keys: RunKeys, request: dict[str, Any], patience: Patience) -> Grant:
         deadline = time.monotonic() + patience.wait_us / 1e6
-        with self._wakeups.waiting(keys.path, wish.nonce) as waiter:
+        with self._wakeups.waiting((keys.path,), wish.nonce) as waiter:
             while True:
                 waiter.clear()
                 try:
                     return await self._try(wish, keys, request)
                 except (LeaseHeld, NoHolder) as refusal:
+                    if self._draining:
+                        raise Unavailable("DRAINING", "this coordinator is stopping: call again", 50) from None
                     left_s = deadline - time.monotonic()
-                    if left_s <= 0 or self._draining:
+                    if left_s <= 0:
                         raise
                     await _sleep(waiter, refusal, left_s)
 
@@ -135,7 +137,7 @@ class LeaseStore:
             "call": call,
             "ttl": wish.ttl_us,
             "lock_delay": self._lock_delay_us,
-            "holder": holder_list(wish.holder),
+            "holder": json.dumps(holder_list(wish.holder), ensure_ascii=False, separators=(",", ":")),
             "new_name": generate_name(),
         }
         if wish.holder.group:
@@ -169,9 +171,10 @@ class LeaseStore:
             request["auto_search"] = True
         return request
 
-    def _abandon(self, keys: RunKeys, nonce: str, call: str) -> None:
+    def _abandon(self, keys: RunKeys, wish: Acquisition, call: str) -> None:
         """Give a place up, and a grant back that its caller never got; goes on by itself."""
-        cleanup = asyncio.create_task(self.abandon(keys, nonce=nonce, call=call), name="abandon")
+        parent = run_keys(wish.project, wish.fork.parent_id) if wish.fork else keys
+        cleanup = asyncio.create_task(self.abandon(keys, parent, nonce=wish.nonce, call=call), name="abandon")
         self._cleanups.add(cleanup)
         cleanup.add_done_callback(self._cleaned)
 
@@ -182,9 +185,14 @@ class LeaseStore:
 
     async def give_back(self, project: str, run_id: str, fence: int) -> bool:
         """Take a grant back that its caller says it never used; returns whether there was one to take back."""
-        return await self.abandon(run_keys(project, run_id), fence=fence)
+        keys = run_keys(project, run_id)
+        parent_id = await self._store.reads.call("HGET", keys.run, "parent")
+        parent = run_keys(project, parent_id.decode()) if parent_id else keys
+        return await self.abandon(keys, parent, fence=fence)
 
-    async def abandon(self, keys: RunKeys, *, nonce: str = "", call: str = "", fence: int | None = None) -> bool:
+    async def abandon(
+        self, keys: RunKeys, parent: RunKeys, *, nonce: str = "", call: str = "", fence: int | None = None
+    ) -> bool:
         """Give a place up and take a grant back that was never delivered; returns whether there was one."""
         partition = keys.partition
         verdict, _ = await self._store.run(
@@ -201,6 +209,7 @@ class LeaseStore:
                 keys.auto,
                 keys.ckpt,
                 keys.ckptdoc,
+                parent.run,
             ),
             (keys.project, keys.canonical_id, nonce, call, "" if fence is None else fence),
         )

@@ -56,7 +56,7 @@ class MetricStore:
         keys = run_keys(writer.project, writer.canonical_id)
         verdict, rest = await self._store.run(
             "open_writer",
-            (keys.partition.meta, keys.run, keys.seq),
+            (keys.partition.meta, keys.run, keys.seq, keys.attempts),
             (writer.fence, writer.name, writer.session),
             on=self._store.metrics,
         )

@@ -3,6 +3,7 @@
 -- no attempt of it stays, no lock-delay, and a run that it created is gone. The fence is used up. Idempotent.
 -- A repetition of the call that came in meanwhile keeps both: the record says which call it answered last.
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 wait  8 waitx  9 auto  10 ckpt  11 ckptdoc
+--       12 parent's run (the run itself where there is none, or it is not known)
 -- ARGV  1 project  2 canonical ID  3 nonce ('': any)  4 call ('': any)  5 fence ('': any)
 -- Returns {'TAKEN_BACK' | 'KEPT' (nothing to take back, or it was written under), now} or {'UNBOOTSTRAPPED'}.
 local project, id, nonce, call, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -16,7 +17,7 @@ if string.match(redis.call('HGET', waitx_key, nonce) or '', ' (%S+)$') == call t
 end
 
 local function take_back()
-  local run = redis.call('HMGET', run_key, 'fence', 'end', 'wrote', 'attempt', 'nonce', 'parent', 'call')
+  local run = redis.call('HMGET', run_key, 'fence', 'end', 'wrote', 'attempt', 'nonce', 'parent', 'call', 'children')
   local same = run[2] == '' and (nonce == '' or run[5] == nonce) and (call == '' or run[7] == call)
     and (fence == '' or run[1] == fence)
   if not same then return 'KEPT' end
@@ -26,7 +27,8 @@ local function take_back()
   if run[3] == '1' and not rewound then return 'KEPT' end
   redis.call('ZREM', live_key, member)
   event(KEYS[6], now, project, id, 'given-back', run[1], attempt)
-  if given[1] == '' and not run[6] then
+  if given[1] == '' and tonumber(run[8] or 0) == 0 and (not run[6] or KEYS[12] == string.sub(run_key, 1, -#id - 1) .. run[6]) then
+    if run[6] then redis.call('HINCRBY', KEYS[12], 'children', -1) end
     forget_keys(run_key, auto_key, id)
     redis.call('DEL', run_key, attempts_key, KEYS[10], KEYS[11])
     redis.call('ZREM', runs_key, id)
@@ -35,8 +37,10 @@ local function take_back()
   if rewound or given[1] == '' then
     close_attempt(attempts_key, run_key, attempt, 'killed', now)
     redis.call('HSET', run_key, 'end', 'killed', 'expiry', '0', 'avail', '0')
+    redis.call('HDEL', attempts_key, 'nonce.' .. run[5]) -- a repetition of the call gets an attempt of its own
     return 'TAKEN_BACK'
   end
+  if given[1] == 'finished' then forget_keys(run_key, auto_key, id) end
   local prefix, flat = attempt .. '.', redis.call('HGETALL', attempts_key)
   for i = 1, #flat, 2 do
     local field, value = flat[i], flat[i + 1]

@@ -4,7 +4,7 @@
 --       12 auto  13 parent's run  14 parent's attempts  15 parent's ckpt  16 parent's ckptdoc  17 parent's log
 --       (13..17: those of the run itself where nothing is forked)
 -- ARGV  1 request, JSON; times in microseconds, absent where not given:
---         project, typed (the ID as typed), id (canonical), mode, nonce, ttl, lock_delay, holder (list),
+--         project, typed (the ID as typed), id (canonical), mode, nonce, ttl, lock_delay, holder (JSON text),
 --         latest (store time at which it may be decided at the latest), new_name (for a new run), name, notes,
 --         tags (JSON text), config ([key, JSON text, ...]), resume_step, rewinds (resume_from: counts at once),
 --         fork_step, fork_id (the parent's canonical ID), call (of the coordinator), wait (place's life; absent: does not
@@ -19,7 +19,8 @@
 --   COLLISION  ID as first typed          PARENT_ABSENT PARENT_DELETED   PARENT_STEP  parent's next step
 --   DELETED NOT_FOUND NONCE_ENDED TOO_OLD REBOUND UNBOOTSTRAPPED         QUARANTINE  left (us)
 local request = cjson.decode(ARGV[1])
-local project, id, mode, nonce = request.project, request.id, request.mode, request.nonce
+local project, id, nonce = request.project, request.id, request.nonce
+local mode = request.fork_step and 'never' or request.mode -- a fork is a new run, always
 local meta_key, run_key, attempts_key, ckpt_key, doc_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local live_key, runs_key, projects_key, events_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local wait_key, waitx_key, auto_key = KEYS[10], KEYS[11], KEYS[12]
@@ -54,12 +55,25 @@ if earlier then
   return {'NONCE_ENDED', text(now)}
 end
 if quarantine > 0 and not old[2] then return {'QUARANTINE', text(now), text(quarantine)} end
-if request.auto_search then
+if request.auto_search then -- always with keys
   local key, bound = bound_run(auto_key, request.auto_keys, now)
   if key ~= request.auto_found or (key and bound ~= id) then return {'REBOUND', text(now)} end
 end
 
 local run = exists and {deleted = old[2], ['end'] = old[3], expiry = tonumber(old[4]), avail = tonumber(old[5])} or nil
+local prover = request.proof and cjson.decode(request.holder)
+if prover and run and not run.deleted and now < run.avail
+  and proves_death(request.proof, old[6], cjson.decode(old[11]), prover) then
+  local by = prover[1] .. ':' .. text(prover[2])
+  if run['end'] == '' then close_attempt(attempts_key, run_key, old[7], 'crashed', math.min(now, run.expiry)) end
+  redis.call('HSET', attempts_key, old[7] .. '.proof', by)
+  redis.call('HSET', run_key, 'end', 'crashed', 'expiry', '0', 'avail', '0', 'updated', text(now))
+  redis.call('ZREM', live_key, member)
+  redis.call('ZADD', runs_key, text(now), id)
+  event(events_key, now, project, id, 'proved-dead', old[6], old[7], {by = by})
+  wake_head(wait_key, waitx_key, member, now) -- it may be somebody else's turn
+  old[3], run['end'], run.expiry, run.avail = 'crashed', 'crashed', 0, 0
+end
 local held = run and run['end'] == '' and now < run.expiry and not run.deleted
 if held and request.group and cjson.decode(old[11])[5] == request.group then
   leave_queue(wait_key, waitx_key, nonce)
@@ -67,16 +81,6 @@ if held and request.group and cjson.decode(old[11])[5] == request.group then
 end
 if request.member and not (run and run.deleted) then
   return {'NO_HOLDER', text(now), redis.call('HGETALL', run_key), 0}
-end
-if request.proof and run and not run.deleted and now < run.avail
-  and proves_death(request.proof, old[6], cjson.decode(old[11]), request.holder) then
-  if run['end'] == '' then close_attempt(attempts_key, run_key, old[7], 'crashed', math.min(now, run.expiry)) end
-  redis.call('HSET', attempts_key, old[7] .. '.proof', request.holder[1] .. ':' .. text(request.holder[2]))
-  redis.call('HSET', run_key, 'end', 'crashed', 'expiry', '0', 'avail', '0', 'updated', text(now))
-  redis.call('ZREM', live_key, member)
-  event(events_key, now, project, id, 'proved-dead', old[6], old[7],
-    {by = request.holder[1] .. ':' .. text(request.holder[2])})
-  old[3], run['end'], run.expiry, run.avail = 'crashed', 'crashed', 0, 0
 end
 
 local head = head_of(wait_key, waitx_key, now)
@@ -119,7 +123,7 @@ end
 if parent then
   next_step = text(request.fork_step + 1)
   redis.call('HSET', run_key, 'next', next_step)
-  adopt(run_key, ckpt_key, doc_key, request.fork_id, request.fork_step, '0 0', KEYS[13], KEYS[14], KEYS[15], KEYS[16],
+  adopt(run_key, ckpt_key, doc_key, request.fork_id, request.fork_step, '', KEYS[13], KEYS[14], KEYS[15], KEYS[16],
     KEYS[17])
 end
 
@@ -148,15 +152,15 @@ for _, field in ipairs({'name', 'notes', 'tags'}) do
   if request[field] then redis.call('HSET', run_key, field, request[field]) end
 end
 if request.auto_keys then
-  bind_keys(run_key, auto_key, id, request.auto_keys, request.auto_until)
+  bind_keys(run_key, auto_key, id, request.auto_keys, request.auto_until, now)
 end
 
 redis.call('HSET', run_key, 'fence', fence, 'attempt', attempt, 'nonce', nonce, 'call', request.call,
-  'holder', cjson.encode(request.holder), 'ttl', text(request.ttl),
+  'holder', request.holder, 'ttl', text(request.ttl),
   'granted', text(now), 'updated', text(now), 'expiry', text(now + request.ttl),
   'avail', text(now + request.ttl + request.lock_delay), 'end', '', 'wrote', '0', 'a_points', '0', 'a_last', '-1')
 redis.call('HDEL', run_key, 'revoked')
-redis.call('HSET', attempts_key, attempt .. '.fence', fence, attempt .. '.holder', cjson.encode(request.holder),
+redis.call('HSET', attempts_key, attempt .. '.fence', fence, attempt .. '.holder', request.holder,
   attempt .. '.granted', text(now), attempt .. '.start', text(start), attempt .. '.previous', previous,
   attempt .. '.next', next_step, 'fence.' .. fence, attempt, 'nonce.' .. nonce, attempt)
 if request.rewinds then

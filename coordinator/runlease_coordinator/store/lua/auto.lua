@@ -8,12 +8,20 @@ local function bound_run(auto_key, keys, now)
   end
 end
 
--- Binds all of a job's keys to a run.
-local function bind_keys(run_key, auto_key, id, keys, until_us)
+-- Binds all of a job's keys to a run; those of its earlier jobs stay bound for as long as they live.
+local function bind_keys(run_key, auto_key, id, keys, until_us, now)
+  local bound, all = {}, {}
   for _, key in ipairs(keys) do
     redis.call('HSET', auto_key, key, id .. ' ' .. text(until_us))
+    bound[key], all[#all + 1] = true, key
   end
-  redis.call('HSET', run_key, 'auto', cjson.encode(keys))
+  for _, key in ipairs(cjson.decode(redis.call('HGET', run_key, 'auto') or '[]')) do
+    local to, dies_us = string.match(redis.call('HGET', auto_key, key) or '', '^(%S+) (%d+)$')
+    if not bound[key] and to == id then
+      if tonumber(dies_us) > now then all[#all + 1] = key else redis.call('HDEL', auto_key, key) end
+    end
+  end
+  redis.call('HSET', run_key, 'auto', cjson.encode(all))
 end
 
 -- Forgets the keys of a run that has come to its end; those that lead elsewhere by now stay.

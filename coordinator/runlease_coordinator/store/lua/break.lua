@@ -9,15 +9,17 @@ local project, id, fence, force, reason, by = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local run_key, attempts_key = KEYS[2], KEYS[3]
 local now, _, refusal = gate(KEYS[1])
 if refusal then return refusal end
-local run = redis.call('HMGET', run_key, 'fence', 'end', 'attempt', 'deleted', 'avail', 'broken')
+local run = redis.call('HMGET', run_key, 'fence', 'end', 'attempt', 'deleted', 'avail', 'broken',
+  'revoked')
 if not run[1] then return {'ABSENT', text(now)} end
 if run[4] then return {'DELETED', text(now)} end
 if run[6] == fence then return {'BROKEN', text(now), run[1]} end -- a repetition: the break is done
 if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
-if run[2] ~= '' and tonumber(run[5]) <= now then return {'FREE', text(now)} end
+if tonumber(run[5]) <= now then return {'FREE', text(now)} end
 
 local details = {reason = reason, by = by}
 if not force then
+  if run[7] then return {'BROKEN', text(now), fence} end -- a repetition, too
   redis.call('HSET', run_key, 'revoked', '1', 'updated', text(now))
   event(KEYS[6], now, project, id, 'revoked', fence, run[3], details)
   return {'BROKEN', text(now), fence}

@@ -13,7 +13,8 @@ if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_ke
 if run[2] then return {'DELETED', text(now)} end
 if run[3] == '' and now < tonumber(run[4]) then return {'HELD', text(now), redis.call('HGETALL', run_key)} end
 if run[3] == '' then close_attempt(KEYS[3], run_key, run[5], 'crashed', tonumber(run[4])) end
-redis.call('HSET', run_key, 'end', run[3] == '' and 'crashed' or run[3], 'deleted', text(now), 'updated', text(now))
+redis.call('HSET', run_key, 'end', run[3] == '' and 'crashed' or run[3], 'deleted', text(now), 'updated', text(now),
+  'expiry', '0', 'avail', '0') -- its holder does not get it back, not even if it is undeleted
 redis.call('ZREM', KEYS[4], project .. '/' .. id)
 redis.call('ZREM', KEYS[5], id)
 forget_keys(run_key, KEYS[7], id)

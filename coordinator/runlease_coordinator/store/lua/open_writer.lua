@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Hands a writer to a session: the last one to open it may append.
--- KEYS  1 meta  2 run  3 seq
+-- KEYS  1 meta  2 run  3 seq  4 attempts
 -- ARGV  1 fence  2 writer  3 session
 -- Returns {verdict, now, ...}:
 --   OPENED  seq, segment, wrote (0|1)     STALE  record [field, value, ...]     ABSENT DELETED UNBOOTSTRAPPED
@@ -10,7 +10,9 @@ if refusal then return refusal end
 local run = redis.call('HMGET', KEYS[2], 'fence', 'deleted')
 if not run[1] then return {'ABSENT', text(now)} end
 if run[2] then return {'DELETED', text(now)} end
-if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', KEYS[2])} end
+if run[1] ~= fence or redis.call('HEXISTS', KEYS[4], 'fence.' .. fence) == 0 then -- or no attempt has this fence
+  return {'STALE', text(now), redis.call('HGETALL', KEYS[2])}
+end
 local seq, segment, wrote = '0', '0', '0'
 local state = redis.call('HGET', KEYS[3], writer)
 if state then

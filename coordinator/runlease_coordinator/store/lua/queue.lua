@@ -20,6 +20,9 @@ local function queue_up(wait_key, waitx_key, nonce, until_us, call)
     redis.call('ZADD', wait_key, text(tonumber(last or 0) + 1), nonce)
   end
   redis.call('HSET', waitx_key, nonce, text(until_us) .. ' ' .. call)
+  for _, key in ipairs({wait_key, waitx_key}) do -- a queue that nobody comes back to goes by itself
+    redis.call('PEXPIREAT', key, text(until_us / 1000 + 60000))
+  end
   return redis.call('ZRANK', wait_key, nonce) + 1
 end
 

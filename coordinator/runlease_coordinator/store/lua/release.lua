@@ -18,9 +18,9 @@ if run[1] ~= fence then
   if recorded and recorded[2] then return {'RELEASED', text(now), recorded[1]} end
   return {'STALE', text(now), redis.call('HGETALL', run_key)}
 end
+if run[5] and not redis.call('HGET', attempts_key, run[4] .. '.released') then return {'DELETED', text(now)} end
 -- A swept run keeps its expiry; a released one has none.
 if run[2] ~= '' and tonumber(run[3]) == 0 then return {'RELEASED', text(now), run[2]} end
-if run[5] then return {'DELETED', text(now)} end
 if run[2] == '' then
   close_attempt(attempts_key, run_key, run[4], outcome, now)
 else
