@@ -47,6 +47,8 @@ class Grant:
     checkpoint: Checkpoint | None
     config_changes: tuple[ConfigChange, ...]
     run: RunRecord
+    rank_ticket: str = ""
+    cursor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +298,8 @@ def grant_of(message: leases_pb2.Grant) -> Grant:
         checkpoint=checkpoint_of(message.checkpoint) if message.HasField("checkpoint") else None,
         config_changes=tuple(change_of(change) for change in message.config_changes),
         run=run_of(message.run),
+        rank_ticket=message.rank_ticket,
+        cursor=message.cursor,
     )
 
 

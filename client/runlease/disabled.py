@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 
 from runlease.lease import Lease
 from runlease.leasestate import LeaseMachine
 from runlease.stats import Stats
+
+
+log = logging.getLogger("runlease")
 
 
 class DisabledDurable:
@@ -48,6 +52,33 @@ class DisabledLog:
 
     def abandon(self) -> None:
         """Do nothing."""
+
+
+class MutedLog(DisabledLog):
+    """The log of a member without a writer of its own: says once that nothing is kept."""
+
+    def __init__(self, lease: Lease) -> None:
+        """Take the holder's lease."""
+        self._path = f"{lease.project}/{lease.run_id}"
+        self._said = False
+
+    def log(self, step: int, time_s: float, keys: tuple[str, ...], values: tuple[float, ...]) -> None:
+        """Take a row."""
+        self._say()
+
+    def commit(self, step: int, uri: str, metadata: Mapping[str, str]) -> DisabledDurable:
+        """Take a commit."""
+        self._say()
+        return DisabledDurable()
+
+    def _say(self) -> None:
+        if not self._said:
+            self._said = True
+            log.warning(
+                "runlease: another process of the group writes %s: this one's log() and commits go nowhere; "
+                'give writer="rank3" or the like for a log of its own',
+                self._path,
+            )
 
 
 def disabled_lease(project: str, run_id: str) -> Lease:

@@ -43,6 +43,8 @@ class Lease:
         self.run_id = run_id
         self.fence = fence
         self.lost = threading.Event()
+        #: Of a member: whether the holder's lease has expired, by the store.
+        self.expired_elsewhere = False
         self._machine = machine
         self._lock = threading.Lock()
         self._on_lost = on_lost
@@ -110,6 +112,11 @@ class Lease:
         """Take a renewal's answer."""
         with self._lock:
             self._machine.renewed(sent_at, remaining_s)
+
+    def suspend(self) -> None:
+        """The store says that the lease has expired."""
+        with self._lock:
+            self._machine.suspend(suspend_aware())
 
     def renewal_failed(self) -> None:
         """A renewal had no answer."""

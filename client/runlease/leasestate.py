@@ -74,6 +74,10 @@ class LeaseMachine:
         self._renewed_at = max(self._renewed_at, sent_at)
         self._failures = 0
 
+    def suspend(self, now: float) -> None:
+        """The store says that the lease has expired."""
+        self.deadline = min(self.deadline, now)
+
     def failed(self) -> None:
         """A renewal had no answer."""
         self._failures += 1

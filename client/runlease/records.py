@@ -119,7 +119,7 @@ def dump_json(values: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         TypeError, ValueError: a value is no JSON.
     """
-    return {str(key): json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+    return {str(key): json.dumps(value, ensure_ascii=False, allow_nan=False) for key, value in values.items()}
 
 
 def load_json(texts: Mapping[str, str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from runlease import exits
 from runlease.exceptions import CoordinatorUnavailable, InvalidArgument, RunleaseError
 from runlease.lease import Lease
 from runlease.leasestate import LeaseState
-from runlease.records import OUTCOMES, Checkpoint, dump_json
+from runlease.records import OUTCOMES, Checkpoint, ConfigChange, dump_json
 from runlease.stats import Stats
 from runlease.values import MetricReader, check_step
 
@@ -71,7 +71,9 @@ class Run:
         checkpoint: the highest visible checkpoint below ``starting_step``, or None.
         config: what was given at `init` merged over what was there.
         summary: what `update(summary=)` has set.
-        lease: tells whether this process still holds the run.
+        config_changes: what this attempt's config changed.
+        member: whether another process of the group holds the run, and this one is along.
+        lease: tells whether this process still holds the run; of a member: whether its holder does.
         ignored: calls of `log` that did nothing, in a forked child or after a loss that ``on_lost`` handles.
     """
 
@@ -89,6 +91,8 @@ class Run:
         checkpoint: Checkpoint | None,
         config: Mapping[str, Any],
         summary: Mapping[str, Any],
+        config_changes: Sequence[ConfigChange] = (),
+        member: bool = False,
         lease: Lease,
         writer: Log,
         session: Session,
@@ -102,6 +106,8 @@ class Run:
         self.starting_step = self.step = starting_step
         self.attempt, self.fence, self.checkpoint = attempt, fence, checkpoint
         self._config, self._summary = dict(config), dict(summary)
+        self.config_changes = tuple(config_changes)
+        self.member = member
         self.lease = lease
         self.ignored = 0
         self._writer, self._session = writer, session

@@ -34,6 +34,12 @@ class Environment:
     mode: str = ""
     """`RUNLEASE_MODE`: online or disabled."""
 
+    auto_key: str = ""
+    """`RUNLEASE_AUTO_KEY`: what an automatic resume finds the run by."""
+
+    group: str = ""
+    """`RUNLEASE_GROUP`: what the processes of one job start share."""
+
     silent: bool = False
     """`RUNLEASE_SILENT`: no entry lines on stderr."""
 
@@ -54,6 +60,8 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
         run_id=first("RUNLEASE_RUN_ID", "WANDB_RUN_ID"),
         resume=first("RUNLEASE_RESUME", "WANDB_RESUME"),
         mode=first("RUNLEASE_MODE"),
+        auto_key=first("RUNLEASE_AUTO_KEY"),
+        group=first("RUNLEASE_GROUP"),
         silent=_flag("RUNLEASE_SILENT", first("RUNLEASE_SILENT")),
         proxy=_flag("RUNLEASE_PROXY", first("RUNLEASE_PROXY")),
     )

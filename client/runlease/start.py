@@ -6,34 +6,38 @@ import logging
 import os
 import secrets
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
-import tenacity
 
 import runlease
 from runlease import exits
-from runlease.channel import Caller, coordinator_address, credentials, open_channel
-from runlease.client import Grant, grant_of, milliseconds, outcome_symbol, run_ref
-from runlease.clock import suspend_aware
-from runlease.disabled import DisabledLog, disabled_lease
-from runlease.exceptions import CoordinatorUnavailable, LeaseHeld, LeaseLost, RunNotFound, StaleFence
+from runlease.acquisition import Acquirer
+from runlease.channel import coordinator_address, credentials, open_channel
+from runlease.client import Grant
+from runlease.disabled import DisabledLog, MutedLog, disabled_lease
+from runlease.exceptions import LeaseLost, RunleaseError, StaleFence
 from runlease.holder import this_process
 from runlease.ids import MAIN_WRITER, canonical_id
+from runlease.job import array_index, automatic_keys, job_of, main_module, script_of
 from runlease.lease import Lease, Renewer
 from runlease.leasestate import LeaseMachine, Loss
+from runlease.member import Follower
 from runlease.names import generate_name
-from runlease.records import holder_message
-from runlease.request import DEFAULT_TTL_S, RESUME_MODES, Request, resolve
-from runlease.runs import Run
+from runlease.request import Request, resolve
+from runlease.resumefile import ResumeFile
+from runlease.runs import Log, Run
+from runlease.session import NoSession, OnlineSession
 from runlease.settings import read_environment
-from runlease.v1 import leases_pb2, leases_pb2_grpc, runs_pb2, runs_pb2_grpc
 from runlease.writer import LogWriter
 
 log = logging.getLogger("runlease")
 
+#: Changes of the config that the entry lines show.
+_CHANGES_SHOWN = 10
 #: A grant that took longer than this part of its ttl to arrive is confirmed before it is believed.
 _CONFIRM_AFTER = 1 / 6
 
@@ -44,6 +48,8 @@ def init(
     *,
     resume: str | bool | None = None,
     resume_step: int | None = None,
+    resume_from: str | None = None,
+    fork_from: str | None = None,
     name: str | None = None,
     notes: str | None = None,
     tags: Sequence[str] | None = None,
@@ -54,6 +60,10 @@ def init(
     on_lost: str | Callable[[LeaseLost], None] = "raise",
     mode: str | None = None,
     strict: bool = False,
+    auto_key: str | None = None,
+    group: str | None = None,
+    holder: bool | None = None,
+    writer: str | None = None,
     coordinator: str | None = None,
     token: str | None = None,
 ) -> Run:
@@ -63,19 +73,28 @@ def init(
         project: namespace; default `RUNLEASE_PROJECT`, `WANDB_PROJECT`, else ``default``.
         id: the run's ID; default `RUNLEASE_RUN_ID`, `WANDB_RUN_ID`, else generated.
         resume: ``never`` (the default: the run must be new), ``allow`` (create or resume), ``must`` (resume only),
-            ``auto`` or True, or the ID of a run that must exist. Default `RUNLEASE_RESUME`, `WANDB_RESUME`.
+            ``auto`` or True (the run that this job wrote before, found by its job ID or the directory's resume file,
+            else a new one), or the ID of a run that must exist. Default `RUNLEASE_RESUME`, `WANDB_RESUME`.
         resume_step: the next step to log, where you know better than the checkpoints.
+        resume_from: ``RUN?_step=K``: resume that run behind step K; what it logged after is superseded at once.
+        fork_from: ``RUN?_step=K``: a new run whose history up to and including step K is that run's.
         name: for people; generated for a new run.
         notes: free text; not given leaves the run's notes alone, as for tags.
         tags: words to find the run by.
         config: JSON values by top-level key, merged over what the run has.
-        wait: seconds to wait while another process holds the run; default 0. Lock-delay is always waited out.
+        wait: seconds to wait while others hold the run, first come, first served. Default: ttl + lock-delay + 5 s where
+            the holder is of the same job or group, or the mode is auto; else 0. Lock-delay is always waited out.
         connect_timeout: seconds to try while the coordinator is away; default 120.
         ttl: seconds after which the lease expires if this process dies; 5 up to the coordinator's maximum, default 30.
         on_lost: ``raise`` (LeaseLost from the next call), ``terminate`` (SIGTERM to this process, SIGKILL after 30 s)
             or a callable that gets the LeaseLost.
         mode: ``online`` or ``disabled`` (same API, no server, nothing written); default `RUNLEASE_MODE`.
         strict: raise for values that are no numbers, instead of leaving them out.
+        auto_key: what an automatic resume finds the run by, before anything else; default `RUNLEASE_AUTO_KEY`.
+        group: what the processes of one job start share: one of them holds the lease, the others are members. Default
+            `RUNLEASE_GROUP`, else what torchrun or Slurm say.
+        holder: whether this process of the group shall hold; default: the one of rank 0, without ranks the first.
+        writer: name of a member's own log, e.g. ``rank3``; without it a member logs nothing.
         coordinator: ``HOST:PORT``, several with commas; default `RUNLEASE_COORDINATOR`, else localhost:7373.
         token: sent with every call; default `RUNLEASE_TOKEN`.
 
@@ -88,10 +107,13 @@ def init(
     environment = read_environment()
     request = resolve(
         environment,
+        job_of(os.environ),
         project=project,
         id=id,
         resume=resume,
         resume_step=resume_step,
+        resume_from=resume_from,
+        fork_from=fork_from,
         name=name,
         notes=notes,
         tags=tags,
@@ -102,17 +124,23 @@ def init(
         on_lost=on_lost,
         mode=mode,
         strict=strict,
+        auto_key=auto_key,
+        group=group,
+        holder=holder,
+        writer=writer,
     )
     if request.mode == "disabled":
         return _enter(_disabled_run(request, config or {}))
     for run in exits.active():
         if (run.project, canonical_id(run.id)) == (request.project, canonical_id(request.id)):
-            return run  # the same run again in one process is the same handle
+            if not _in_notebook():
+                return run  # the same run again in one process is the same handle
+            run.finish()  # a cell that is run again starts again
     address, metadata = coordinator_address(coordinator), credentials(token)
     run = _online_run(request, address, metadata)
     os.environ["RUNLEASE_FENCE"] = str(run.fence)
-    if not environment.silent:
-        print(_entry_line(run), file=sys.stderr, flush=True)
+    if not environment.silent and not run.member:  # once a group
+        print(_entry_lines(run), file=sys.stderr, flush=True)
     return _enter(run)
 
 
@@ -125,6 +153,19 @@ def _enter(run: Run) -> Run:
 def _leave(run: Run) -> None:
     if runlease.run is run:
         runlease.run = None
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return type(shell).__name__ == "ZMQInteractiveShell"  # a kernel's; a terminal's has another name
+
+
+def _entry_lines(run: Run) -> str:
+    changes = [f"{change.key}: {change.before!r} -> {change.after!r}" for change in run.config_changes]
+    if len(changes) > _CHANGES_SHOWN:
+        changes[_CHANGES_SHOWN:] = [f"and {len(changes) - _CHANGES_SHOWN} more changes"]
+    return "\n".join([_entry_line(run), *(f"runlease: config {change}" for change in changes)])
 
 
 def _entry_line(run: Run) -> str:
@@ -155,35 +196,35 @@ def _disabled_run(request: Request, config: Mapping[str, Any]) -> Run:
         summary={},
         lease=disabled_lease(request.project, request.id),
         writer=DisabledLog(),
-        session=_NoSession(),
+        session=NoSession(),
         strict=request.strict,
         on_finish=_leave,
     )
 
 
 def _online_run(request: Request, address: str, metadata: Sequence[tuple[str, str]]) -> Run:
+    this = replace(this_process(), job_id=request.job_id, group=request.group)
+    keys, resume_file = _auto_keys(request)
     channel = open_channel(address)
     try:
-        grant, sent_at, took_s = _acquire(request, channel, address, metadata)
+        acquired = Acquirer(request, this, keys, channel, address, metadata).acquire()
     except BaseException:
         channel.close()
         raise
-    machine = LeaseMachine(grant.ttl_s, sent_at, grant.remaining_s)
-    lease = Lease(request.project, request.id, grant.fence, machine, request.on_lost)
-    renewer = Renewer(lease, address, metadata)
-    if took_s > grant.ttl_s * _CONFIRM_AFTER:
-        renewer.renew()
-        lease.check()
-    renewer.start()
-    writer = LogWriter(
-        channel,
-        request.project,
-        request.id,
-        grant.fence,
-        writer=MAIN_WRITER,
-        metadata=metadata,
-        on_stale=lambda error: _stale_log(lease, renewer, error),
-    )
+    grant = acquired.grant
+    machine = LeaseMachine(grant.ttl_s, acquired.sent_at, grant.remaining_s)
+    lease = Lease(request.project, grant.run.id, grant.fence, machine, request.on_lost)
+    keeper: Renewer | Follower
+    if grant.rank_ticket:
+        keeper = Follower(lease, address, metadata, grant.cursor)
+    else:
+        keeper = Renewer(lease, address, metadata)
+        if acquired.took_s > grant.ttl_s * _CONFIRM_AFTER:
+            keeper.renew()
+            lease.check()
+    keeper.start()
+    if resume_file is not None and not grant.rank_ticket:
+        resume_file.remember(request.project, *_script(), keys[-1], grant.run.id)
     return Run(
         project=grant.run.project,
         id=grant.run.id,
@@ -195,170 +236,61 @@ def _online_run(request: Request, address: str, metadata: Sequence[tuple[str, st
         fence=grant.fence,
         checkpoint=grant.checkpoint,
         config=grant.run.config,
+        config_changes=grant.config_changes,
         summary=grant.run.summary,
         lease=lease,
-        writer=writer,
-        session=OnlineSession(lease, renewer, channel, address, metadata),
+        writer=_writer(request, grant, lease, keeper, channel, metadata),
+        session=OnlineSession(lease, keeper, channel, address, metadata, member=bool(grant.rank_ticket)),
+        member=bool(grant.rank_ticket),
         strict=request.strict,
         on_finish=_leave,
     )
 
 
-def _stale_log(lease: Lease, renewer: Renewer, error: runlease.RunleaseError) -> None:
+def _auto_keys(request: Request) -> tuple[list[str], ResumeFile | None]:
+    """Return the keys to search by or to bind, most explicit first, and the file that keeps the last one."""
+    if request.shares_id:
+        return [f"group:{request.group}"], None
+    if request.resume != "auto":
+        return [], None
+    keys = automatic_keys(os.environ, sys.argv, auto_key=request.auto_key, module=main_module())
+    resume_file = ResumeFile(Path.cwd())
+    known = resume_file.key(request.project, *_script())
+    return [*keys, known or f"file:{secrets.token_hex(16)}"], resume_file
+
+
+def _script() -> tuple[str, str]:
+    return script_of(os.environ, sys.argv, main_module()), array_index(os.environ)
+
+
+def _writer(
+    request: Request,
+    grant: Grant,
+    lease: Lease,
+    keeper: Renewer | Follower,
+    channel: grpc.Channel,
+    metadata: Sequence[tuple[str, str]],
+) -> Log:
+    member = bool(grant.rank_ticket)
+    if member and request.writer is None:
+        return MutedLog(lease)
+    return LogWriter(
+        channel,
+        request.project,
+        grant.run.id,
+        grant.fence,
+        writer=request.writer if member and request.writer else MAIN_WRITER,
+        rank_ticket=grant.rank_ticket,
+        metadata=metadata,
+        on_stale=lambda error: _stale_log(lease, keeper, error),
+    )
+
+
+def _stale_log(lease: Lease, keeper: Renewer | Follower, error: RunleaseError) -> None:
     # Of a fence that is old the log's answer tells all; of anything else a renewal tells whether the lease is, too.
-    if lease.lose_by(error) or not renewer.renew():
+    if lease.lose_by(error) or not keeper.renew():
         return
     if isinstance(error, StaleFence):
         lease.lose(Loss("taken over", str(error)))
     else:
         log.error("runlease: nothing more of %s/%s is delivered: %s", lease.project, lease.run_id, error)
-
-
-class OnlineSession:
-    """The calls of a held run: update, release, and the end of its connections."""
-
-    def __init__(
-        self,
-        lease: Lease,
-        renewer: Renewer,
-        channel: grpc.Channel,
-        address: str,
-        metadata: Sequence[tuple[str, str]],
-    ) -> None:
-        """Take the lease, what renews it, and the channel of everything else."""
-        self._lease, self._renewer, self._channel = lease, renewer, channel
-        self._address, self._metadata = address, metadata
-        self._leases = leases_pb2_grpc.LeaseServiceStub(channel)
-        self._runs = runs_pb2_grpc.RunServiceStub(channel)
-        self._ref = run_ref(lease.project, lease.run_id)
-
-    def _caller(self, timeout_s: float) -> Caller:
-        return Caller(self._address, self._metadata, timeout_s=timeout_s)
-
-    def update(self, timeout_s: float, **changes: Any) -> None:
-        """Send changes of the record under the fence; same errors as `Client.update_run`."""
-        tags = changes.pop("tags", None)
-        request = runs_pb2.UpdateRunRequest(
-            run=self._ref, fence=self._lease.fence, tags=None if tags is None else runs_pb2.Tags(tags=tags), **changes
-        )
-        self._caller(timeout_s)(self._runs.UpdateRun, request)
-
-    def release(self, outcome: str, timeout_s: float) -> bool:
-        """Stop renewing and release the lease; same errors as `Client.release`."""
-        self._renewer.stop()
-        request = leases_pb2.ReleaseRequest(run=self._ref, fence=self._lease.fence, outcome=outcome_symbol(outcome))
-        self._caller(timeout_s)(self._leases.Release, request)
-        return True
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._renewer.stop()
-        self._channel.close()
-
-
-class _NoSession:
-    def update(self, timeout_s: float, **changes: Any) -> None:
-        """Do nothing."""
-
-    def release(self, outcome: str, timeout_s: float) -> bool:
-        """Return at once."""
-        return True
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-def _acquire(
-    request: Request, channel: grpc.Channel, address: str, metadata: Sequence[tuple[str, str]]
-) -> tuple[Grant, float, float]:
-    """Acquire with retries; returns the grant, when its request was sent, and how long it took, in seconds."""
-    contention = _Contention(request)
-    call = Caller(address, metadata)
-    stub = leases_pb2_grpc.LeaseServiceStub(channel)
-    message = _message(request)
-
-    def attempt() -> tuple[Grant, float, float]:
-        sent_at = suspend_aware()
-        try:
-            response = call.once(stub.Acquire, message)
-        except StaleFence:  # the attempt of an earlier try has ended meanwhile
-            message.nonce = secrets.token_hex(16)
-            raise
-        except RunNotFound as error:
-            modes = ", ".join(RESUME_MODES)
-            what = (
-                f"{request.id!r} is no mode ({modes}), so it names a run that must exist" if request.by_id else "must"
-            )
-            raise RunNotFound(
-                f'run {request.project}/{request.id} does not exist (resume={what}); resume="allow" creates it',
-                project=request.project,
-                run_id=request.id,
-            ) from error
-        return grant_of(response.grant), sent_at, suspend_aware() - sent_at
-
-    retrying = tenacity.Retrying(
-        retry=contention.worth_another_try, wait=contention.pause, stop=tenacity.stop_never, reraise=True
-    )
-    return retrying(attempt)
-
-
-def _message(request: Request) -> leases_pb2.AcquireRequest:
-    return leases_pb2.AcquireRequest(
-        run=run_ref(request.project, request.id),
-        mode=f"RESUME_MODE_{request.resume.upper()}",
-        nonce=secrets.token_hex(16),
-        ttl_ms=milliseconds(request.ttl_s or DEFAULT_TTL_S, "ttl") if request.ttl_s else 0,
-        holder=holder_message(this_process()),
-        resume_step=request.resume_step,
-        name=request.name or "",
-        notes=request.notes,
-        tags=None if request.tags is None else runs_pb2.Tags(tags=request.tags),
-        config=request.config,
-    )
-
-
-class _Contention:
-    """When another try for a lease is worth it, and after which pause (tenacity's hooks)."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self._held_until: float | None = None
-        self._away_until: float | None = None
-        self._said = False
-        self._backoff = tenacity.wait_random_exponential(multiplier=0.1, max=2.0)
-
-    def worth_another_try(self, state: tenacity.RetryCallState) -> bool:
-        error = state.outcome.exception() if state.outcome else None
-        now = time.monotonic()
-        if isinstance(error, LeaseHeld):
-            self._away_until = None
-            if self._held_until is None:
-                self._held_until = now + self._request.wait_s
-            self._say(error)
-            return error.in_lock_delay or now < self._held_until
-        if isinstance(error, CoordinatorUnavailable):
-            if self._away_until is None:
-                self._away_until = now + self._request.connect_timeout_s
-            return now < self._away_until
-        return isinstance(error, StaleFence)
-
-    def pause(self, state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        backoff = self._backoff(state)
-        until = self._held_until if isinstance(error, LeaseHeld) else self._away_until
-        left = max(0.0, until - time.monotonic()) if until is not None else backoff
-        if isinstance(error, LeaseHeld):
-            # At the moment when the lease can be free at the earliest, or sooner: its holder may release it.
-            soon = error.retry_after_s + 0.05 if error.in_lock_delay else min(error.retry_after_s + 0.05, 0.5 + backoff)
-            return soon if error.in_lock_delay else min(soon, left)
-        if isinstance(error, CoordinatorUnavailable):
-            return min(max(backoff, error.retry_after_s), left)
-        return 0.0
-
-    def _say(self, error: LeaseHeld) -> None:
-        if self._said or not (error.in_lock_delay or self._request.wait_s) or read_environment().silent:
-            return
-        self._said = True
-        what = "in lock-delay" if error.in_lock_delay else f"held by {error.holder}"
-        path = f"{error.project}/{error.run_id}"
-        print(f"runlease: waiting for {path}, {what}, {error.retry_after_s:.0f} s left", file=sys.stderr, flush=True)

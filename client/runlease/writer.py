@@ -60,6 +60,7 @@ class LogWriter:
         *,
         writer: str = MAIN_WRITER,
         settings: WriterSettings | None = None,
+        rank_ticket: str = "",
         on_stale: Callable[[RunleaseError], None] | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         start: bool = True,
@@ -73,6 +74,7 @@ class LogWriter:
             run_id: the run's ID.
             fence: the fence of the grant that it writes under.
             writer: the writer's name.
+            rank_ticket: lets a member of the holder's group write; '' for the holder.
             settings: pace and bounds.
             on_stale: called once, on the writer's thread, when the writer may never write again.
             metadata: of every call, such as credentials.
@@ -87,6 +89,7 @@ class LogWriter:
             fence=fence,
             writer=writer,
             session=secrets.token_hex(16),
+            rank_ticket=rank_ticket,
         )
         self._metadata = tuple(metadata)
         self._on_stale = on_stale

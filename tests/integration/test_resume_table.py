@@ -60,7 +60,7 @@ def test_held(client: runlease.Client, project: str, mode: str) -> None:
     held = client.acquire(project, "r", nonce="n1")
     expected = runlease.RunExists if mode == "never" else runlease.LeaseHeld
     with pytest.raises(expected) as caught:
-        start(client, project, mode)
+        start(client, project, mode, wait=0)  # auto waits by default
     error = caught.value
     assert isinstance(error, runlease.RunExists | runlease.LeaseHeld)
     assert error.holder is not None

@@ -139,6 +139,7 @@ class Stage:
             "previous_state": run.previous_state,
             "checkpoint": run.checkpoint.step if run.checkpoint else None,
             "config": dict(run.config),
+            "member": run.member,
         }
 
     def train(self, start: int, stop: int) -> int:

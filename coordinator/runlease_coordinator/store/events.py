@@ -11,8 +11,8 @@ from runlease_coordinator.store.store import Store
 from runlease_coordinator.store.wakeups import Wakeups
 
 _PAGE = 500
-#: A watcher looks again after this long even if nobody woke it; also the pace of its signs of life.
-LOOK_EVERY_S = 5.0
+#: A watcher hears of the coordinator at least this often; the store is read only when there is something new.
+SIGN_OF_LIFE_S = 5.0
 
 
 class EventStore:
@@ -37,15 +37,18 @@ class EventStore:
         Raises:
             Unavailable: the store is away.
         """
-        partitions = [partition_of(project)] if project else list(range(PARTITIONS))
-        with self._wakeups.watching([partition_keys(number).events for number in partitions]) as waiter:
+        numbers = [partition_of(project)] if project else range(PARTITIONS)
+        partitions = {partition_keys(number).events: number for number in numbers}
+        with self._wakeups.waiting(tuple(partitions)) as waiter:
+            waiter.wake(partitions)  # what came before the cursor's owner
             while True:
+                woken_for = waiter.woken_for
                 waiter.clear()
-                for number in partitions:
-                    async for event in self._read(number, cursor):
+                for key in woken_for:
+                    async for event in self._read(partitions[key], cursor):
                         yield event
                 yield None
-                await waiter.sleep(LOOK_EVERY_S)
+                await waiter.sleep(SIGN_OF_LIFE_S)
 
     async def _read(self, partition: int, cursor: Cursor) -> AsyncIterator[Event]:
         key = partition_keys(partition).events

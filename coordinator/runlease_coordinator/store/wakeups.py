@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -22,31 +22,33 @@ _RECONNECT_S = 0.5
 
 
 class Waiter:
-    """One who waits for a run's lease, or for events of a partition."""
+    """One who waits for a run's lease, or for events of partitions."""
 
-    __slots__ = ("_event", "nonce")
+    __slots__ = ("_event", "nonce", "topics", "woken_for")
 
-    def __init__(self, nonce: str = "") -> None:
-        """Take the nonce that a wake-up may name."""
+    def __init__(self, topics: Sequence[str], nonce: str = "") -> None:
+        """Take what it waits for, and the nonce that a wake-up may name."""
+        self.topics = topics
         self.nonce = nonce
+        #: What it was woken for since `clear`.
+        self.woken_for: set[str] = set()
         self._event = asyncio.Event()
 
     def clear(self) -> None:
         """Forget earlier wake-ups; call it before looking."""
+        self.woken_for = set()
         self._event.clear()
 
-    def wake(self) -> None:
+    def wake(self, topics: Iterable[str]) -> None:
         """End the sleep."""
+        self.woken_for.update(topics)
         self._event.set()
 
-    async def sleep(self, timeout_s: float) -> bool:
-        """Sleep until woken or for ``timeout_s`` seconds; returns whether woken."""
-        try:
+    async def sleep(self, timeout_s: float) -> None:
+        """Sleep until woken, for at most ``timeout_s`` seconds."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._event.wait()
-        except TimeoutError:
-            return False
-        return True
 
 
 class Wakeups:
@@ -70,19 +72,9 @@ class Wakeups:
                 await self._task
 
     @contextlib.contextmanager
-    def waiting(self, topic: str, nonce: str = "") -> Iterator[Waiter]:
-        """Be woken for a topic: a run's path, or the key of a partition's events."""
-        with self._registered(Waiter(nonce), (topic,)) as waiter:
-            yield waiter
-
-    @contextlib.contextmanager
-    def watching(self, topics: Sequence[str]) -> Iterator[Waiter]:
-        """Be woken for any of several topics."""
-        with self._registered(Waiter(), topics) as waiter:
-            yield waiter
-
-    @contextlib.contextmanager
-    def _registered(self, waiter: Waiter, topics: Sequence[str]) -> Iterator[Waiter]:
+    def waiting(self, topics: Sequence[str], nonce: str = "") -> Iterator[Waiter]:
+        """Be woken for topics: the path of a run, or the keys of partitions' events."""
+        waiter = Waiter(topics, nonce)
         for topic in topics:
             self._waiters.setdefault(topic, set()).add(waiter)
         try:
@@ -97,11 +89,11 @@ class Wakeups:
         """Wake everybody: something may have been missed, or all have to leave."""
         for waiters in self._waiters.values():
             for waiter in waiters:
-                waiter.wake()
+                waiter.wake(waiter.topics)
 
     async def _run(self) -> None:
         while True:
-            store = Redis.from_url(self._url, protocol=2, client_name="runlease-wakeups")
+            store = Redis.from_url(self._url, protocol=2, client_name="runlease-wakeups", health_check_interval=10)
             try:
                 async with store.pubsub(ignore_subscribe_messages=True) as messages:
                     await messages.subscribe(_WAKE, _EVENT)
@@ -118,4 +110,4 @@ class Wakeups:
         topic, _, nonce = (message, "", "*") if channel == _EVENT else message.partition(" ")
         for waiter in self._waiters.get(topic, ()):
             if nonce in ("*", waiter.nonce):
-                waiter.wake()
+                waiter.wake((topic,))

@@ -1,0 +1,74 @@
+"""A run's calls besides its log: updates of its record, and the release of its lease."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from runlease.channel import Caller
+from runlease.client import outcome_symbol, run_ref
+from runlease.lease import Lease, Renewer
+from runlease.member import Follower
+from runlease.v1 import leases_pb2, leases_pb2_grpc, runs_pb2, runs_pb2_grpc
+
+
+class OnlineSession:
+    """The calls of a held run: update, release, and the end of its connections."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        keeper: Renewer | Follower,
+        channel: grpc.Channel,
+        address: str,
+        metadata: Sequence[tuple[str, str]],
+        *,
+        member: bool = False,
+    ) -> None:
+        """Take the lease, what keeps it, and the channel of everything else; a member releases nothing."""
+        self._lease, self._keeper, self._channel, self._member = lease, keeper, channel, member
+        self._address, self._metadata = address, metadata
+        self._leases = leases_pb2_grpc.LeaseServiceStub(channel)
+        self._runs = runs_pb2_grpc.RunServiceStub(channel)
+        self._ref = run_ref(lease.project, lease.run_id)
+
+    def _caller(self, timeout_s: float) -> Caller:
+        return Caller(self._address, self._metadata, timeout_s=timeout_s)
+
+    def update(self, timeout_s: float, **changes: Any) -> None:
+        """Send changes of the record under the fence; same errors as `Client.update_run`."""
+        tags = changes.pop("tags", None)
+        request = runs_pb2.UpdateRunRequest(
+            run=self._ref, fence=self._lease.fence, tags=None if tags is None else runs_pb2.Tags(tags=tags), **changes
+        )
+        self._caller(timeout_s)(self._runs.UpdateRun, request)
+
+    def release(self, outcome: str, timeout_s: float) -> bool:
+        """Stop renewing and release the lease, where it is ours; same errors as `Client.release`."""
+        self._keeper.stop()
+        if self._member:
+            return True
+        request = leases_pb2.ReleaseRequest(run=self._ref, fence=self._lease.fence, outcome=outcome_symbol(outcome))
+        self._caller(timeout_s)(self._leases.Release, request)
+        return True
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._keeper.stop()
+        self._channel.close()
+
+
+class NoSession:
+    """What stands behind a run of mode disabled."""
+
+    def update(self, timeout_s: float, **changes: Any) -> None:
+        """Do nothing."""
+
+    def release(self, outcome: str, timeout_s: float) -> bool:
+        """Return at once."""
+        return True
+
+    def close(self) -> None:
+        """Do nothing."""
