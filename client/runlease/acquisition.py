@@ -72,8 +72,11 @@ class Acquirer:
             RunExists, RunNotFound, RunDeleted, RunIdCollision: as the resume mode says.
             CoordinatorUnavailable: nobody answered in time.
         """
-        if self._request.wait_s:
-            self._plan_wait(self._request.wait_s, local=False)
+        wait_s = self._request.connect_timeout_s if self._request.member else 0.0
+        if self._request.wait_s is not None:
+            wait_s = self._request.wait_s
+        if wait_s:
+            self._plan_wait(wait_s, local=False)
         retrying = tenacity.Retrying(
             retry=self._worth_another_try, wait=self._pause, stop=tenacity.stop_never, reraise=True
         )
