@@ -107,7 +107,7 @@ def test_lists_find_every_run_once_the_newest_first(live: LiveStore, project: st
             assert len(page) == 7 or position is None
             found += [(run.project, run.id) for run in page if run.project in expected]
         wanted = {name: expected[name]} if project_given else expected
-        assert found == [(name, run_id) for name in sorted(wanted) for run_id in wanted[name]]
+        assert found == [(name, run_id) for name in sorted(wanted, reverse=True) for run_id in wanted[name]]
 
 
 def test_lists_are_narrowed_by_state_and_tags(live: LiveStore, project: str) -> None:

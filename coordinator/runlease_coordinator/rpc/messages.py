@@ -86,7 +86,8 @@ def attempt_message(attempt: Attempt) -> pb.Attempt:
 def _parent_message(parent: Parent | None) -> pb.Parent | None:
     if parent is None:
         return None
-    return pb.Parent(id=parent.canonical_id, step=parent.step, attempt=parent.attempt, segment=0)
+    last = max((segment.segment for segment in parent.segments if segment.attempt == parent.attempt), default=0)
+    return pb.Parent(id=parent.canonical_id, step=parent.step, attempt=parent.attempt, segment=last)
 
 
 def run_message(run: Run) -> pb.Run:
@@ -123,10 +124,10 @@ def run_message(run: Run) -> pb.Run:
     )
 
 
-def event_message(event: Event) -> pb.Event:
-    """Return an entry of the audit log as a message."""
+def event_message(event: Event, cursor: str) -> pb.Event:
+    """Return an entry of the audit log as a message; the cursor is the position behind it."""
     return pb.Event(
-        cursor=event.entry,
+        cursor=cursor,
         time_us=event.time_us,
         project=event.project,
         id=event.canonical_id,

@@ -16,7 +16,7 @@ from runlease_coordinator.domain.errors import InvalidField
 from runlease_coordinator.domain.events import Cursor
 from runlease_coordinator.domain.runs import Run
 from runlease_coordinator.rpc import fields
-from runlease_coordinator.rpc.messages import STATES_BY_NUMBER, event_message, run_message
+from runlease_coordinator.rpc.messages import MAX_HOLDER_BYTES, STATES_BY_NUMBER, event_message, run_message
 from runlease_coordinator.store.events import EventStore
 from runlease_coordinator.store.runs import ListPosition, RunStore
 
@@ -54,6 +54,8 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
             frozenset(fields.tags(request.tags, "tags")),
             request.page_size or _DEFAULT_PAGE,
             _position(request.page_token),
+            text=fields.line(request.text, "text"),
+            host=fields.short_line(request.host, "host", MAX_HOLDER_BYTES),
         )
         token = _page_token(position) if position else ""
         return pb.ListRunsResponse(runs=[run_message(run) for run in runs], next_page_token=token)
@@ -110,7 +112,7 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
         async for event in self._events.follow(project, cursor):
             concerns = event is not None and (not project or event.project == project)
             if event is not None and concerns and (run is None or event.canonical_id == run.canonical_id):
-                yield pb.WatchResponse(event=event_message(event), cursor=str(cursor))
+                yield pb.WatchResponse(event=event_message(event, str(cursor)), cursor=str(cursor))
             elif event is None:
                 yield pb.WatchResponse(cursor=str(cursor))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,13 @@ from runlease_coordinator.domain.errors import (
     Unavailable,
 )
 from runlease_coordinator.domain.runs import Checkpoint, Run, RunState
-from runlease_coordinator.store.keys import PARTITIONS, partition_keys, partition_of, run_keys
+from runlease_coordinator.store.keys import run_keys
 from runlease_coordinator.store.leases import given, refuse_fence
+from runlease_coordinator.store.listing import ListPosition, RunListing, Wanted
 from runlease_coordinator.store.records import attempts_of, checkpoint_of, fields_of, run_of
 from runlease_coordinator.store.store import Store
+
+__all__ = ["ListPosition", "RunStore", "Snapshot"]
 
 #: A link is tried again where others were made in the project meanwhile.
 _LINK_TRIES = 8
@@ -34,21 +36,13 @@ class Snapshot:
     last_entry: str
 
 
-@dataclass(frozen=True, slots=True)
-class ListPosition:
-    """Where a listing goes on: behind this project, and within it behind this update time and run."""
-
-    project: str = ""
-    updated: str = "+inf"
-    canonical_id: str = ""
-
-
 class RunStore:
     """The run operations, one script each."""
 
     def __init__(self, store: Store) -> None:
         """Take the store."""
         self._store = store
+        self._listing = RunListing(store)
 
     async def get_run(self, project: str, run_id: str, canonical_id: str, *, full: bool = True) -> Snapshot:
         """Read a run, deleted ones too; ``full`` adds attempts and checkpoints.
@@ -84,53 +78,18 @@ class RunStore:
         return Snapshot(run, last_entry.decode())
 
     async def list_runs(
-        self, project: str, states: frozenset[RunState], tags: frozenset[str], size: int, after: ListPosition
+        self,
+        project: str,
+        states: frozenset[RunState],
+        tags: frozenset[str],
+        size: int,
+        after: ListPosition,
+        *,
+        text: str = "",
+        host: str = "",
     ) -> tuple[list[Run], ListPosition | None]:
-        """Return up to ``size`` runs, most recently updated first within a project, and where the list goes on."""
-        projects = [project] if project else await self._projects()
-        found: list[Run] = []
-        for name in projects:
-            if name < after.project:
-                continue
-            position = after if name == after.project else ListPosition(name)
-            while True:
-                runs, next_position = await self._page(position, size)
-                for run in runs:
-                    if (not states or run.state in states) and tags <= set(run.tags):
-                        found.append(run)
-                        if len(found) == size:
-                            return found, ListPosition(name, str(run.updated_us), run.canonical_id)
-                if next_position is None:
-                    break
-                position = next_position
-        return found, None
-
-    async def _projects(self) -> list[str]:
-        names: list[str] = []
-        for number in range(PARTITIONS):
-            partition = partition_keys(number)
-            keys = (partition.meta, partition.projects)
-            _, (found,) = await self._store.run("list_projects", keys, on=self._store.reads)
-            names.extend(name.decode() for name in found)
-        return sorted(names)
-
-    async def _page(self, after: ListPosition, size: int) -> tuple[list[Run], ListPosition | None]:
-        partition = partition_keys(partition_of(after.project))
-        keys = (partition.meta, partition.runs(after.project))
-        _, (flat,) = await self._store.run("list_runs", keys, (after.updated, size + 1), on=self._store.reads)
-        # Runs of the same microsecond come in descending order of their ID, the one we stopped at first.
-        rows = [(run_id.decode(), score.decode()) for run_id, score in zip(flat[::2], flat[1::2], strict=True)]
-        at = float(after.updated)
-        fresh = [row for row in rows if not after.canonical_id or float(row[1]) < at or row[0] < after.canonical_id]
-        runs = await asyncio.gather(*(self._summary(after.project, run_id) for run_id, _ in fresh))
-        more = ListPosition(after.project, rows[-1][1], rows[-1][0]) if len(rows) > size and fresh else None
-        return [run for run in runs if run is not None], more
-
-    async def _summary(self, project: str, canonical_id: str) -> Run | None:
-        try:
-            return (await self.get_run(project, canonical_id, canonical_id, full=False)).run
-        except RunNotFound:  # deleted since the page was read
-            return None
+        """Return up to ``size`` runs, most recently updated first, and where the list goes on; see `RunListing`."""
+        return await self._listing.page(project, Wanted(states, tags, text, host), size, after)
 
     async def update_run(
         self,

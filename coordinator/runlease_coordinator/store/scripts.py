@@ -15,10 +15,12 @@ _NEEDS = {
     "break": ("queue",),
     "delete_run": ("queue", "auto"),
     "link": ("segments",),
+    "list_runs": ("order",),
+    "live_runs": ("order",),
     "release": ("queue", "auto"),
     "resolve_auto": ("auto",),
 }
-_PARTS = frozenset(("prelude", "decision", "queue", "auto", "segments"))
+_PARTS = frozenset(("prelude", "decision", "queue", "auto", "segments", "order"))
 
 
 @dataclass(frozen=True, slots=True)
