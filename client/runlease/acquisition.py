@@ -212,4 +212,5 @@ def _message(request: Request, this: Holder, auto_keys: Sequence[str]) -> leases
         auto_keys=auto_keys,
         auto_search=request.auto or (request.shares_id and request.member),
         member=request.member,
+        holds=request.holds,
     )

@@ -40,7 +40,9 @@ class HistoryPoint:
         """
         run_id, marker, digits = text.partition("?_step=") if isinstance(text, str) else ("", "", "")
         if not (run_id and marker and digits.isascii() and digits.isdigit()):
-            raise InvalidArgument(f'{field}={text!r}: give "RUN?_step=K", keeping up to and including step K', field=field)
+            raise InvalidArgument(
+                f'{field}={text!r}: give "RUN?_step=K", keeping up to and including step K', field=field
+            )
         canonical_id(run_id)
         return cls(run_id, check_step(int(digits)))
 
@@ -50,7 +52,8 @@ class Request:
     """A checked wish for a run; durations are seconds, None leaves a field of the record alone.
 
     ``id`` is the run to create where automatic keys (``auto``) or the group's own key (``shares_id``) choose the run;
-    ``wait_s`` None means the default, which depends on who holds the run. ``member``: only join the group's holder.
+    ``wait_s`` None means the default, which depends on who holds the run. ``member``: only join the group's holder;
+    ``holds``: never join, since nobody else of the group can be it; neither: whoever comes first.
     """
 
     project: str
@@ -76,6 +79,7 @@ class Request:
     group: str
     job_id: str
     member: bool
+    holds: bool
     writer: str | None
 
 
@@ -111,10 +115,10 @@ def resolve(
     """
     if not (callable(on_lost) or on_lost in ("raise", "terminate")):
         raise InvalidArgument(f"on_lost={on_lost!r}: 'raise', 'terminate' or a callable", field="on_lost")
-    given = {"resume": resume, "resume_from": resume_from, "fork_from": fork_from}
+    given = {"fork_from": fork_from, "resume_from": resume_from, "resume": resume}
     named = [key for key, value in given.items() if value is not None]
     if len(named) > 1:
-        raise InvalidArgument(f"{named[1]} goes without {named[0]}: give one of them", field=named[1])
+        raise InvalidArgument(f"{named[0]} goes without {named[1]}: give one of them", field=named[0])
     rewind = None if resume_from is None else HistoryPoint.parse("resume_from", resume_from)
     fork = None if fork_from is None else HistoryPoint.parse("fork_from", fork_from)
     if resume_step is not None and (rewind or fork):
@@ -152,6 +156,7 @@ def resolve(
         group=group,
         job_id=job.job_id,
         member=_member(holder, group, job),
+        holds=bool(group) and (holder is True or (holder is None and job.rank == 0)),
         writer=None if writer is None else check_writer(writer),
     )
 
@@ -177,7 +182,7 @@ def _member(holder: bool | None, group: str, job: Job) -> bool:
     if not group:
         if holder is False:
             raise InvalidArgument(
-                "holder=False joins a group, and this process is in none: give group=, or start it with torchrun or srun",
+                "holder=False joins a group, and this process is in none: give group=, or start it by torchrun or srun",
                 field="holder",
             )
         return False
@@ -235,6 +240,8 @@ def _text(field: str, value: str | None) -> str | None:
     if value is not None and not isinstance(value, str):
         raise InvalidArgument(f"{field} is a string, not {type(value).__name__}", field=field)
     return value
+
+
 def _resume_step(step: int | None) -> int | None:
     try:
         return None if step is None else check_step(step)

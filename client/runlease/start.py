@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +27,7 @@ from runlease.leasestate import LeaseMachine, Loss
 from runlease.member import Follower
 from runlease.names import generate_name
 from runlease.request import Request, resolve
-from runlease.resumefile import ResumeFile
+from runlease.resumefile import ResumeFile, generate_key
 from runlease.runs import Log, Run
 from runlease.session import NoSession, OnlineSession
 from runlease.settings import read_environment
@@ -256,7 +255,7 @@ def _auto_keys(request: Request) -> tuple[list[str], ResumeFile | None]:
     keys = automatic_keys(os.environ, sys.argv, auto_key=request.auto_key, module=main_module())
     resume_file = ResumeFile(Path.cwd())
     known = resume_file.key(request.project, *_script())
-    return [*keys, known or f"file:{secrets.token_hex(16)}"], resume_file
+    return [*keys, known or generate_key()], resume_file
 
 
 def _script() -> tuple[str, str]:

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
 import runlease
+
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.puppet import Puppet, Refused
 from tests.support.wait import until
@@ -194,3 +194,16 @@ def test_torchrun(coordinator: CoordinatorProcess, project: str, tmp_path: Path)
                 assert [row.step for row in rows] == list(range(attempt * 10))
                 assert rows[0].value == number * 1000.0
         assert done.stderr.count("runlease: ") == 1  # the entry line, once a group
+
+
+def test_a_start_that_looks_like_the_one_before_does_not_join_it(
+    coordinator: CoordinatorProcess, project: str, start_puppet: StartPuppet
+) -> None:
+    """Rank 0 shall hold, so a holder of its group is of an earlier start: it is proved dead, or waited out."""
+    old = start_puppet(coordinator, **rank(0))
+    first = old.call("init", project=project, id="r", resume="allow", ttl=60)
+    old.kill()
+    new = start_puppet(coordinator, **rank(0))
+    second = new.call("init", project=project, id="r", resume="allow")
+    assert (second["member"], second["attempt"]) == (False, 2)
+    assert second["fence"] > first["fence"]

@@ -12,17 +12,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from runlease.exceptions import InvalidArgument, InvalidRunId
-from runlease.request import Request, resolve
+from runlease.job import job_of
+from runlease.request import HistoryPoint, Request, resolve
 from runlease.settings import Environment, read_environment
 
 FIELDS = ["project", "id", "resume", "resume_step", "name", "notes", "tags", "config"]
-FIELDS += ["wait", "connect_timeout", "ttl", "mode"]
+FIELDS += [
+    "wait",
+    "connect_timeout",
+    "ttl",
+    "mode",
+    "resume_from",
+    "fork_from",
+    "auto_key",
+    "group",
+    "holder",
+    "writer",
+]
 NOTHING: dict[str, Any] = dict.fromkeys(FIELDS)
 
 
 def asked(environ: dict[str, str] | None = None, **given: Any) -> Request:
     arguments = NOTHING | {"on_lost": "raise", "strict": False} | given
-    return resolve(read_environment(environ or {}), **arguments)
+    return resolve(read_environment(environ or {}), job_of(environ or {}), **arguments)
 
 
 def test_defaults() -> None:
@@ -30,7 +42,14 @@ def test_defaults() -> None:
     assert (request.project, request.resume, request.mode, request.by_id) == ("default", "never", "online", False)
     assert re.fullmatch(r"[0-9a-z]{8}", request.id)
     assert (request.name, request.notes, request.tags, request.config) == (None, None, None, {})
-    assert (request.wait_s, request.connect_timeout_s, request.ttl_s, request.resume_step) == (0.0, 120.0, None, None)
+    assert (request.wait_s, request.connect_timeout_s, request.ttl_s, request.resume_step) == (None, 120.0, None, None)
+    assert (request.auto, request.shares_id, request.group, request.member, request.writer) == (
+        False,
+        False,
+        "",
+        False,
+        None,
+    )
 
 
 #: Argument, RUNLEASE_*, WANDB_*, default: the first that is there wins.
@@ -116,12 +135,55 @@ def test_a_run_named_twice_may_be_spelled_in_two_ways() -> None:
     assert caught.value.field == "resume"
 
 
-@pytest.mark.parametrize("resume", ["must", "auto", True])
-def test_an_id_is_needed(resume: str | bool) -> None:
+def test_must_needs_an_id() -> None:
     with pytest.raises(InvalidArgument, match="RUNLEASE_RUN_ID") as caught:
-        asked(resume=resume)
+        asked(resume="must")
     assert caught.value.field == "id"
-    assert asked({"WANDB_RUN_ID": "r"}, resume=resume).id == "r"
+    assert asked({"WANDB_RUN_ID": "r"}, resume="must").id == "r"
+
+
+@pytest.mark.parametrize("resume", ["auto", True])
+def test_automatic_keys_choose_the_run_unless_an_id_does(resume: str | bool) -> None:
+    assert asked(resume=resume).auto
+    for request in (asked(resume=resume, id="r"), asked({"RUNLEASE_RUN_ID": "r"}, resume=resume)):
+        assert (request.auto, request.id, request.resume) == (False, "r", "auto")
+    assert asked({"RUNLEASE_AUTO_KEY": "own"}, resume=resume).auto_key == "own"
+    assert asked({"RUNLEASE_AUTO_KEY": "own"}, resume=resume, auto_key="arg").auto_key == "arg"
+
+
+def test_points_in_a_history() -> None:
+    rewind, fork = asked(resume_from="a/b?_step=7"), asked(fork_from="r?_step=0", id="new")
+    assert (rewind.id, rewind.resume, rewind.resume_from) == ("a/b", "must", HistoryPoint("a/b", 7))
+    assert (fork.id, fork.resume, fork.fork_from) == ("new", "never", HistoryPoint("r", 0))
+    assert asked({"RUNLEASE_RUN_ID": "other"}, resume_from="r?_step=1").id == "r"
+    assert asked({"RUNLEASE_RESUME": "must"}, fork_from="r?_step=1").resume == "never"
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "j", "MASTER_ADDR": "h", "MASTER_PORT": "1", "TORCHELASTIC_RESTART_COUNT": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "given", "member"),
+    [
+        ({}, {}, False),
+        (TORCHRUN | {"RANK": "0"}, {}, False),
+        (TORCHRUN | {"RANK": "3"}, {}, True),
+        (TORCHRUN | {"RANK": "3"}, {"holder": True}, False),
+        (TORCHRUN | {"RANK": "0"}, {"holder": False}, True),
+        ({}, {"group": "g"}, False),
+        ({}, {"group": "g", "holder": False}, True),
+        ({"RUNLEASE_GROUP": "g", "RANK": "2"}, {}, True),
+    ],
+)
+def test_who_holds_of_a_group(environ: dict[str, str], given: dict[str, Any], member: bool) -> None:
+    assert asked(environ, **given).member is member
+
+
+def test_ranks_without_an_id_share_the_groups() -> None:
+    assert asked(TORCHRUN | {"RANK": "1"}).shares_id
+    assert not asked(TORCHRUN | {"RANK": "1"}, id="r").shares_id
+    assert not asked(TORCHRUN | {"RANK": "1"}, resume="auto").shares_id
+    assert asked(TORCHRUN, group="mine").group == "mine"
 
 
 def test_allow_without_an_id_warns_with_the_id_to_give(caplog: pytest.LogCaptureFixture) -> None:
@@ -172,6 +234,22 @@ REFUSED = [
     ("mode", {"mode": ""}),
     ("on_lost", {"on_lost": "panic"}),
     ("on_lost", {"on_lost": None}),
+    ("resume_from", {"resume_from": "r"}),
+    ("resume_from", {"resume_from": "r?_step=-1"}),
+    ("resume_from", {"resume_from": "?_step=1"}),
+    ("resume_from", {"resume_from": 7}),
+    ("resume_from", {"resume_from": "r?_step=1", "resume": "must"}),
+    ("resume_from", {"resume_from": "r?_step=1", "id": "s"}),
+    ("fork_from", {"fork_from": "r?_step=1", "resume_from": "r?_step=1"}),
+    ("resume_step", {"fork_from": "r?_step=1", "resume_step": 3}),
+    ("auto_key", {"auto_key": ""}),
+    ("auto_key", {"auto_key": "a\nb"}),
+    ("group", {"group": "g" * 129}),
+    ("group", {"group": 7}),
+    ("holder", {"holder": False}),
+    ("holder", {"holder": "yes", "group": "g"}),
+    ("writer", {"writer": "rank 3"}),
+    ("config", {"config": {"a": math.nan}}),
 ]
 
 
@@ -243,7 +321,7 @@ def test_whatever_is_given_is_resolved_or_refused_by_name(given: dict[str, Any])
         # `resume` may name the run, or ask for one that has no name.
         assert refused.field.removeprefix("run.") in (given.keys() | {"id"} if "resume" in given else given)
         return
-    assert request.wait_s >= 0
+    assert request.wait_s is None or request.wait_s >= 0
     assert request.ttl_s is None or request.ttl_s >= 5
     assert 1 <= len(request.id) <= 64
 

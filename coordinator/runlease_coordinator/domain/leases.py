@@ -46,7 +46,7 @@ class Acquisition:
     """One wish for a lease; a retry carries the same ``nonce``. None leaves a field of the record alone.
 
     ``rewinds``: `resume_step` comes from ``resume_from``, so it hides what follows at once. ``member``: only join the
-    holder's group. ``auto_keys`` are bound to the run; with ``auto_search`` they choose it, too.
+    holder's group; ``holds``: never join it. ``auto_keys`` are bound to the run; with ``auto_search`` they choose it.
     """
 
     project: str
@@ -64,6 +64,7 @@ class Acquisition:
     rewinds: bool = False
     fork: Fork | None = None
     member: bool = False
+    holds: bool = False
     proof: ProofOfDeath | None = None
     auto_keys: Sequence[str] = ()
     auto_search: bool = False

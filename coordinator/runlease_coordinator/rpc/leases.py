@@ -125,6 +125,7 @@ def _acquisition(request: pb.AcquireRequest, max_ttl_us: int) -> Acquisition:
         rewinds=request.HasField("resume_from"),
         fork=fork,
         member=request.member,
+        holds=request.holds,
         proof=_proof(request.proof_of_death) if request.HasField("proof_of_death") else None,
         auto_keys=auto_keys,
         auto_search=request.auto_search and bool(auto_keys),

@@ -151,8 +151,9 @@ class LeaseStore:
             request["config"] = [item for pair in wish.config.items() for item in pair]
         if wish.rewinds:
             request["rewinds"] = True
-        if wish.member:
-            request["member"] = True
+        for flag in ("member", "holds"):
+            if getattr(wish, flag):
+                request[flag] = True
         if wish.fork is not None:
             request |= {"fork_id": wish.fork.parent_id, "fork_step": wish.fork.step}
         if wish.proof is not None:

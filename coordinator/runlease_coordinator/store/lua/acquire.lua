@@ -7,10 +7,10 @@
 --         project, typed (the ID as typed), id (canonical), mode, nonce, ttl, lock_delay, holder (JSON text),
 --         latest (store time at which it may be decided at the latest), new_name (for a new run), name, notes,
 --         tags (JSON text), config ([key, JSON text, ...]), resume_step, rewinds (resume_from: counts at once),
---         fork_step, fork_id (the parent's canonical ID), call (of the coordinator), wait (place's life; absent: does not
---         queue up), member (only
---         joins its group), group, proof {fence, boot_id, pid_namespace, pid, process_started}, auto_keys (will be
---         bound to the run, until auto_until), auto_search (the keys chose the run: auto_found did, or none was bound)
+--         fork_step, fork_id (the parent's canonical ID), call (of the coordinator), wait (the place's life; absent: does
+--         not queue up), group, member (only joins its group's holder), holds (never joins), proof {fence, boot_id,
+--         pid_namespace, pid, process_started}, auto_keys (will be bound to the run, until auto_until), auto_search (the
+--         keys chose the run: auto_found did, or none was bound)
 -- Returns {verdict, now, ...}:
 --   GRANTED  fence, attempt, remaining (us), resumed (0|1), previous end, next_step, starting_step,
 --            checkpoint document ('' if none), config changes [key, before, after, ...], record [field, value, ...]
@@ -75,7 +75,7 @@ if prover and run and not run.deleted and now < run.avail
   old[3], run['end'], run.expiry, run.avail = 'crashed', 'crashed', 0, 0
 end
 local held = run and run['end'] == '' and now < run.expiry and not run.deleted
-if held and request.group and cjson.decode(old[11])[5] == request.group then
+if held and request.group and not request.holds and cjson.decode(old[11])[5] == request.group then
   leave_queue(wait_key, waitx_key, nonce)
   return answer('MEMBER', old[6], old[7], run.expiry - now, {})
 end
@@ -87,7 +87,7 @@ local head = head_of(wait_key, waitx_key, now)
 local verdict = decide(run, mode, now, head ~= nil and head ~= nonce)
 if verdict == 'HELD' or verdict == 'LOCK_DELAY' or verdict == 'QUEUED' then
   local place = 0
-  if request.wait then place = queue_up(wait_key, waitx_key, nonce, now + request.wait, request.call) end
+  if request.wait then place = queue_up(wait_key, waitx_key, nonce, now, now + request.wait, request.call) end
   if verdict == 'QUEUED' and place == 0 then wake(member, head) end
   return {verdict, text(now), redis.call('HGETALL', run_key), place}
 end
@@ -165,7 +165,7 @@ redis.call('HSET', attempts_key, attempt .. '.fence', fence, attempt .. '.holder
   attempt .. '.next', next_step, 'fence.' .. fence, attempt, 'nonce.' .. nonce, attempt)
 if request.rewinds then
   redis.call('HSET', attempts_key, attempt .. '.counts', '1')
-  redis.call('HSET', run_key, 'wrote', '1', 'next', text(start))
+  redis.call('HSET', run_key, 'wrote', 'rewound', 'next', text(start))
   supersede_checkpoints(ckpt_key, start)
 end
 redis.call('ZADD', live_key, text(now + request.ttl), member)
