@@ -22,12 +22,13 @@ local function take_back()
     and (fence == '' or run[1] == fence)
   if not same then return 'KEPT' end
   local attempt = run[4]
-  local given = redis.call('HMGET', attempts_key, attempt .. '.previous', attempt .. '.counts')
-  local rewound = given[2] == '1' -- resume_from counts at once, which cannot be undone
-  if run[3] == '1' and not rewound then return 'KEPT' end
+  local given = redis.call('HMGET', attempts_key, attempt .. '.previous')
+  local rewound = run[3] == 'rewound' -- resume_from counts at once, which cannot be undone
+  if run[3] == '1' then return 'KEPT' end
   redis.call('ZREM', live_key, member)
   event(KEYS[6], now, project, id, 'given-back', run[1], attempt)
-  if given[1] == '' and tonumber(run[8] or 0) == 0 and (not run[6] or KEYS[12] == string.sub(run_key, 1, -#id - 1) .. run[6]) then
+  local parent_key = run[6] and string.sub(run_key, 1, -#id - 1) .. run[6] or run_key
+  if given[1] == '' and tonumber(run[8] or 0) == 0 and KEYS[12] == parent_key then
     if run[6] then redis.call('HINCRBY', KEYS[12], 'children', -1) end
     forget_keys(run_key, auto_key, id)
     redis.call('DEL', run_key, attempts_key, KEYS[10], KEYS[11])

@@ -44,6 +44,8 @@ if kind == 'p' or kind == 'c' then
     redis.call('HSET', run_key, 'wrote', '1')
     redis.call('HSET', attempts_key, attempt .. '.counts', '1')
     count_from(tonumber(redis.call('HGET', attempts_key, attempt .. '.start')))
+  elseif run[3] == 'rewound' then -- by resume_from, which counts without a write
+    redis.call('HSET', run_key, 'wrote', '1')
   end
   wrote = '1'
   if is_main then next_step = math.max(next_step, step + 1) end

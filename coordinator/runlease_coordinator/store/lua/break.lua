@@ -26,7 +26,7 @@ if not force then
 end
 local next_fence = text(math.max(tonumber(fence) + 1, now))
 if run[2] == '' then close_attempt(attempts_key, run_key, run[3], 'killed', now) end
-redis.call('HSET', attempts_key, run[3] .. '.broken', reason)
+redis.call('HSET', attempts_key, run[3] .. '.end', 'killed', run[3] .. '.broken', reason) -- a sweep may have closed it
 redis.call('HSET', run_key, 'fence', next_fence, 'end', 'killed', 'expiry', '0', 'avail', '0', 'updated', text(now),
   'broken', fence)
 redis.call('HDEL', run_key, 'revoked')

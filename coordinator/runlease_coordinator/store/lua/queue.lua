@@ -13,9 +13,11 @@ local function head_of(wait_key, waitx_key, now)
   end
 end
 
--- Takes or refreshes a place; returns its number, 1 for the head.
-local function queue_up(wait_key, waitx_key, nonce, until_us, call)
-  if not redis.call('ZSCORE', wait_key, nonce) then
+-- Takes or refreshes a place; returns its number, 1 for the head. A place that has died is lost.
+local function queue_up(wait_key, waitx_key, nonce, now, until_us, call)
+  local lives_until = string.match(redis.call('HGET', waitx_key, nonce) or '', '^%d+')
+  if tonumber(lives_until or 0) <= now then
+    redis.call('ZREM', wait_key, nonce)
     local last = redis.call('ZREVRANGE', wait_key, 0, 0, 'WITHSCORES')[2]
     redis.call('ZADD', wait_key, text(tonumber(last or 0) + 1), nonce)
   end
