@@ -9,6 +9,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Coroutine, Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
@@ -76,6 +77,10 @@ class LiveStore:
     def run(self, call: Coroutine[Any, Any, _T], timeout_s: float = CALL_TIMEOUT_S) -> _T:
         """Run a coroutine on the store's loop."""
         return asyncio.run_coroutine_threadsafe(call, self._loop).result(timeout_s)
+
+    def spawn(self, call: Coroutine[Any, Any, _T]) -> Future[_T]:
+        """Start a coroutine on the store's loop."""
+        return asyncio.run_coroutine_threadsafe(call, self._loop)
 
     def connect(self) -> Store:
         """Return another coordinator's view of the store."""
