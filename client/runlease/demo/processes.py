@@ -146,9 +146,7 @@ class Children:
         **environment: str,
     ) -> Child:
         """Start `python *command` with `environment` added to the caller's."""
-        child = Child(
-            name, command, environment=_environment(environment), cwd=self._directory, on_line=on_line
-        )
+        child = Child(name, command, environment=_environment(environment), cwd=self._directory, on_line=on_line)
         self._started.append(child)
         return child
 

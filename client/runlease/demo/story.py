@@ -55,9 +55,7 @@ class Story:
             self._refuse_rival(first)
             resume_at = self._kill(client, first)
             successor = self._resume()
-            checks = self._verify(
-                client, killed_pid=first.pid, successor_pid=successor.pid, resume_at=resume_at
-            )
+            checks = self._verify(client, killed_pid=first.pid, successor_pid=successor.pid, resume_at=resume_at)
         coordinator.end()
         if status := coordinator.wait(PATIENCE_S):
             raise DemoFailed(f"the coordinator ended with status {status}{coordinator.tail()}")
@@ -104,9 +102,7 @@ class Story:
         first.send(signal.SIGKILL)
         status = first.wait(PATIENCE_S)
         if status != -signal.SIGKILL:
-            raise DemoFailed(
-                f"the trainer should have died of SIGKILL, but its status is {status}{first.tail()}"
-            )
+            raise DemoFailed(f"the trainer should have died of SIGKILL, but its status is {status}{first.tail()}")
         self._say(f"Its last checkpoint is of step {checkpoint}, its last acknowledged step is {beyond}:")
         self._say(f"what it learned in the steps {checkpoint + 1}..{beyond} is lost, though they are logged.")
         return checkpoint + 1
@@ -131,9 +127,7 @@ class Story:
             if last - checkpoint >= margin:
                 return last, checkpoint
             first.send(signal.SIGCONT)
-        raise DemoFailed(
-            f"within {PATIENCE_S:.0f} s the trainer was never between two checkpoints{first.tail()}"
-        )
+        raise DemoFailed(f"within {PATIENCE_S:.0f} s the trainer was never between two checkpoints{first.tail()}")
 
     def _resume(self) -> Child:
         self._act("The same command once more: a successor waits for the lease, and resumes.")

@@ -64,9 +64,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--checkpoint-every", type=int, default=300, metavar="STEPS")
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), metavar="DIRECTORY")
     parser.add_argument("--ttl", type=float, default=30.0, metavar="SECONDS", help="lifetime of the lease")
-    parser.add_argument(
-        "--wait", type=float, default=None, metavar="SECONDS", help="how long to wait for a holder"
-    )
+    parser.add_argument("--wait", type=float, default=None, metavar="SECONDS", help="how long to wait for a holder")
     return parser.parse_args()
 
 

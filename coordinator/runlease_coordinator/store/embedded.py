@@ -57,9 +57,7 @@ class EmbeddedStore:
     belong to one event loop.
     """
 
-    def __init__(
-        self, data_dir: Path, server_binary: str | None = None, *, log: logging.Logger | None = None
-    ) -> None:
+    def __init__(self, data_dir: Path, server_binary: str | None = None, *, log: logging.Logger | None = None) -> None:
         """Name the directory; nothing is touched before `start`.
 
         Args:
@@ -249,9 +247,7 @@ class EmbeddedStore:
                 pass_fds=(lock.fd,),
             )
         except OSError as error:
-            raise StartupError(
-                f"cannot run {self.server.path}: {error.strerror}; see --server-binary"
-            ) from error
+            raise StartupError(f"cannot run {self.server.path}: {error.strerror}; see --server-binary") from error
         finally:
             os.close(log_fd)
         self._exit = asyncio.create_task(self._process.wait())
