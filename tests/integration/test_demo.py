@@ -103,9 +103,9 @@ def test_a_history_that_differs_fails_the_demo(stage: Stage, monkeypatch: pytest
 
     start = Story._trainer
 
-    def start_differently(story: Story, name: str, run: str, *, wait_s: float = 0) -> Child:
+    def start_differently(story: Story, name: str, run: str, **more: float) -> Child:
         story._seed = 1 if run == WHOLE else 0
-        return start(story, name, run, wait_s=wait_s)
+        return start(story, name, run, **more)
 
     monkeypatch.setattr(Story, "_trainer", start_differently)
     monkeypatch.setattr(tempfile, "tempdir", str(stage.directory))

@@ -143,6 +143,7 @@ class EmbeddedStore:
                         leftover.unlink()
                 with suppress(OSError):
                     self._socket.parent.rmdir()
+                    self._socket.parent.parent.rmdir()  # only if no other store has its directory there
                 self._process = None
             if self._held is not None:
                 self._held.close()
