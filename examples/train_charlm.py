@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,7 +38,9 @@ def main() -> int:
             if run.step != training.step:
                 # A predecessor logged steps, but died before its first checkpoint: log them again.
                 run.rewind(training.step)
+            began = time.monotonic() - training.step * options.pace
             for step in range(training.step, training.recipe.steps):
+                time.sleep(max(0.0, began + step * options.pace - time.monotonic()))
                 metrics = training.train_step()
                 run.log(metrics, step=step)
                 if (step + 1) % options.checkpoint_every == 0 or step + 1 == training.recipe.steps:
@@ -61,12 +64,11 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--id", default="charlm", help="run ID; the same one resumes the run")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--pace", type=float, default=0.0, metavar="SECONDS", help="least time of a step, to watch it")
     parser.add_argument("--checkpoint-every", type=int, default=300, metavar="STEPS")
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), metavar="DIRECTORY")
     parser.add_argument("--ttl", type=float, default=30.0, metavar="SECONDS", help="lifetime of the lease")
-    parser.add_argument(
-        "--wait", type=float, default=None, metavar="SECONDS", help="how long to wait for a holder"
-    )
+    parser.add_argument("--wait", type=float, default=None, metavar="SECONDS", help="how long to wait for a holder")
     return parser.parse_args()
 
 

@@ -38,10 +38,7 @@ class Stage:
         found = {}
         for entry in Path("/proc").iterdir():
             try:
-                if (
-                    entry.name.isdigit()
-                    and f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes()
-                ):
+                if entry.name.isdigit() and f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
                     command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                     if command:  # empty: a zombie that its parent has yet to collect
                         found[int(entry.name)] = command
@@ -106,9 +103,9 @@ def test_a_history_that_differs_fails_the_demo(stage: Stage, monkeypatch: pytest
 
     start = Story._trainer
 
-    def start_differently(story: Story, name: str, run: str, *, wait_s: float = 0) -> Child:
+    def start_differently(story: Story, name: str, run: str, **more: float) -> Child:
         story._seed = 1 if run == WHOLE else 0
-        return start(story, name, run, wait_s=wait_s)
+        return start(story, name, run, **more)
 
     monkeypatch.setattr(Story, "_trainer", start_differently)
     monkeypatch.setattr(tempfile, "tempdir", str(stage.directory))
@@ -164,9 +161,7 @@ def test_a_trainer_that_died_before_its_first_checkpoint_starts_over(stage: Stag
 def test_too_few_steps_are_refused_before_anything_starts() -> None:
     said: list[str] = []
     assert demo.main(steps=demo.MIN_STEPS - 1, echo=said.append) == 2
-    assert said == [
-        "runlease demo: steps must be at least 1000, not 999: a shorter training ends before it is killed"
-    ]
+    assert said == ["runlease demo: steps must be at least 1000, not 999: a shorter training ends before it is killed"]
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

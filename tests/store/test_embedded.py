@@ -124,9 +124,7 @@ def write(url: str, key: str, value: str) -> None:
         client.set(key, value)
 
 
-def test_start_serves_on_a_private_socket_and_stop_leaves_nothing(
-    data_dir: Path, server: str, runtime: Path
-) -> None:
+def test_start_serves_on_a_private_socket_and_stop_leaves_nothing(data_dir: Path, server: str, runtime: Path) -> None:
     async def main() -> None:
         store = EmbeddedStore(data_dir, server)
         await store.start()
@@ -345,9 +343,7 @@ def test_a_lock_held_by_a_stranger_is_not_answered_by_killing(
     with subprocess.Popen(["sleep", "60"]) as bystander:
         ServerRecord(bystander.pid, "1", str(data_dir / "none.sock")).write(data_dir / "store.json")
         try:
-            with pytest.raises(
-                StartupError, match=f"a server \\(pid {bystander.pid}\\) still uses data directory"
-            ):
+            with pytest.raises(StartupError, match=f"a server \\(pid {bystander.pid}\\) still uses data directory"):
                 asyncio.run(EmbeddedStore(data_dir, valkey).start())
             assert bystander.poll() is None
             assert (data_dir / "store.json").exists()  # whoever comes next needs it
@@ -356,9 +352,7 @@ def test_a_lock_held_by_a_stranger_is_not_answered_by_killing(
     lock.close()
 
 
-def test_a_cut_tail_is_dropped_and_damage_is_refused_with_a_repair_that_works(
-    data_dir: Path, server: str
-) -> None:
+def test_a_cut_tail_is_dropped_and_damage_is_refused_with_a_repair_that_works(data_dir: Path, server: str) -> None:
     log = data_dir / "store/appendonlydir/appendonly.aof.1.incr.aof"
 
     async def main() -> None:
@@ -456,9 +450,7 @@ def script(path: Path, body: str) -> str:
     return str(path)
 
 
-def test_a_server_that_never_answers_is_ended(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_never_answers_is_ended(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "ANSWER_TIMEOUT_S", 0.2)
     body = '[ "$1" = --version ] && echo "Valkey server v=9.0.0 sha=0" || exec sleep 60'
     store = EmbeddedStore(data_dir, script(tmp_path / "mute", body))

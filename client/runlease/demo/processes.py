@@ -72,9 +72,9 @@ class Child:
 
         with self._changed:
             self._changed.wait_for(lambda: found() or self._closed, timeout=timeout_s)
-            line = found()
+            line, ended = found(), self._closed
         if line is None:
-            happened = f"did not within {timeout_s:.0f} s" if self.running else "ended before it did"
+            happened = "ended before it did" if ended else f"did not within {timeout_s:.0f} s"
             raise DemoFailed(f"the {self.name} should have said {contains!r}, but {happened}{self.tail()}")
         return line
 
@@ -146,9 +146,7 @@ class Children:
         **environment: str,
     ) -> Child:
         """Start `python *command` with `environment` added to the caller's."""
-        child = Child(
-            name, command, environment=_environment(environment), cwd=self._directory, on_line=on_line
-        )
+        child = Child(name, command, environment=_environment(environment), cwd=self._directory, on_line=on_line)
         self._started.append(child)
         return child
 

@@ -25,6 +25,11 @@ KILLED, WHOLE = "alice", "alice-uninterrupted"
 TTL_S = 5
 #: Checkpoints in a training.
 CHECKPOINTS = 10
+#: Of those, how many the trainer commits before it is killed.
+CHECKPOINTS_SEEN = 3
+#: Seconds between two checkpoints of the trainer that is killed: time enough for its metrics, which go out twice a
+#: second, to get beyond the first of them, however fast the machine is.
+INTERVAL_S = 1.5
 #: Seconds that any one thing may take, on a slow machine too, before the demo gives up.
 PATIENCE_S = 60.0
 #: Exit status of a trainer that was refused, as `runlease.demo.trainer.REFUSED`.
@@ -55,9 +60,7 @@ class Story:
             self._refuse_rival(first)
             resume_at = self._kill(client, first)
             successor = self._resume()
-            checks = self._verify(
-                client, killed_pid=first.pid, successor_pid=successor.pid, resume_at=resume_at
-            )
+            checks = self._verify(client, killed_pid=first.pid, successor_pid=successor.pid, resume_at=resume_at)
         coordinator.end()
         if status := coordinator.wait(PATIENCE_S):
             raise DemoFailed(f"the coordinator ended with status {status}{coordinator.tail()}")
@@ -81,7 +84,7 @@ class Story:
         self._act(f"A trainer takes the lease of the run {PROJECT}/{KILLED}.")
         self._say("It trains a small character model on the first chapters of Alice in Wonderland,")
         self._say(f"{self._steps} steps, with a checkpoint every {self._every} steps.")
-        first = self._trainer("trainer", KILLED)
+        first = self._trainer("trainer", KILLED, pace_s=INTERVAL_S / self._every)
         self._until(first, lambda: _holder_pid(client) == first.pid, "hold the lease")
         return first
 
@@ -104,9 +107,7 @@ class Story:
         first.send(signal.SIGKILL)
         status = first.wait(PATIENCE_S)
         if status != -signal.SIGKILL:
-            raise DemoFailed(
-                f"the trainer should have died of SIGKILL, but its status is {status}{first.tail()}"
-            )
+            raise DemoFailed(f"the trainer should have died of SIGKILL, but its status is {status}{first.tail()}")
         self._say(f"Its last checkpoint is of step {checkpoint}, its last acknowledged step is {beyond}:")
         self._say(f"what it learned in the steps {checkpoint + 1}..{beyond} is lost, though they are logged.")
         return checkpoint + 1
@@ -118,7 +119,7 @@ class Story:
             if not first.running:
                 raise DemoFailed(f"the trainer ended before it could be killed; try more steps{first.tail()}")
             last, checkpoint = _progress(client)
-            if last < 0.45 * self._steps or checkpoint < 0 or last - checkpoint < margin:
+            if checkpoint < CHECKPOINTS_SEEN * self._every - 1 or last - checkpoint < margin:
                 continue
             # SIGSTOP first, so that no checkpoint slips in between the look and the kill.
             first.send(signal.SIGSTOP)
@@ -131,14 +132,13 @@ class Story:
             if last - checkpoint >= margin:
                 return last, checkpoint
             first.send(signal.SIGCONT)
-        raise DemoFailed(
-            f"within {PATIENCE_S:.0f} s the trainer was never between two checkpoints{first.tail()}"
-        )
+        raise DemoFailed(f"within {PATIENCE_S:.0f} s the trainer was never between two checkpoints{first.tail()}")
 
     def _resume(self) -> Child:
         self._act("The same command once more: a successor waits for the lease, and resumes.")
-        self._say(f"The dead trainer's lease lives up to {TTL_S} s on, and then the run waits 5 s, lest its")
-        self._say("holder is only slow. Meanwhile the same training runs uninterrupted, under another ID.")
+        self._say("Unless somebody can tell that its holder is dead, a lease lives on until it expires, and a while")
+        self._say("longer, lest the holder is only slow. Meanwhile the same training runs uninterrupted, under")
+        self._say("another ID.")
         successor = self._trainer("successor", KILLED, wait_s=PATIENCE_S)
         uninterrupted = self._trainer("uninterrupted", WHOLE)
         for trainer in (uninterrupted, successor):
@@ -186,7 +186,7 @@ class Story:
     def _every(self) -> int:
         return self._steps // CHECKPOINTS
 
-    def _trainer(self, name: str, run: str, *, wait_s: float = 0) -> Child:
+    def _trainer(self, name: str, run: str, *, wait_s: float = 0, pace_s: float = 0) -> Child:
         options = {
             "--project": PROJECT,
             "--id": run,
@@ -196,6 +196,7 @@ class Story:
             "--checkpoints": self._directory / "checkpoints",
             "--ttl": TTL_S,
             "--wait": wait_s,
+            "--pace": pace_s,
         }
         arguments = [str(part) for option in options.items() for part in option]
         return self._children.start(

@@ -110,9 +110,7 @@ class Training:
         loss, gradients = loss_and_gradients(self.parameters, contexts, targets)
         norm = math.sqrt(sum(float((gradient * gradient).sum()) for gradient in gradients.values()))
         if norm > self.recipe.clip_norm:
-            gradients = {
-                name: gradient * (self.recipe.clip_norm / norm) for name, gradient in gradients.items()
-            }
+            gradients = {name: gradient * (self.recipe.clip_norm / norm) for name, gradient in gradients.items()}
         rate = self.recipe.learning_rate(self.step)
         self.adam.update(self.parameters, gradients, rate)
         metrics = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "chapters": self.chapters}

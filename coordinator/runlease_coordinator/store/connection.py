@@ -1,7 +1,8 @@
-"""Connections to the store: concurrent calls of one loop turn share one round trip.
+"""Connections to the store: concurrent calls share round trips.
 
-Several turns may be in flight (`wire.py` has the bytes). A lost connection fails what was in flight (its effect is
-unknown: every operation can be repeated) and is made anew with backoff; until then calls fail at once.
+Calls of one loop turn, and those made while others are on their way, go together (`wire.py` has the bytes). A lost
+connection fails what was in flight (its effect is unknown: every operation can be repeated) and is made anew with
+backoff; until then calls fail at once.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class StoreConnection:
 
     async def _end_of(self, wire: Wire) -> Exception:
         """Wait until the connection is lost or an answer is overdue; returns why."""
-        while wire.waited_s() <= ANSWER_TIMEOUT_S:
+        while wire.silent_s() <= ANSWER_TIMEOUT_S:
             done, _ = await asyncio.wait({wire.lost}, timeout=ANSWER_TIMEOUT_S / 4)
             if done:
                 return wire.lost.result()

@@ -99,11 +99,7 @@ def lock_data_dir(data_dir: Path) -> FileLock:
 
 
 def _unusable(data_dir: Path, error: OSError) -> StartupError:
-    reason = (
-        "it is not a directory"
-        if isinstance(error, (FileExistsError, NotADirectoryError))
-        else error.strerror
-    )
+    reason = "it is not a directory" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
     return StartupError(
         f"cannot use data directory {data_dir}: {reason}; give --data-dir a directory that you can write"
     )
@@ -202,8 +198,7 @@ def make_private(directory: Path) -> None:
             raise StartupError(f"{directory}, meant for the store's socket, is not a directory: {remedy}")
         if found.st_uid != os.geteuid():
             raise StartupError(
-                f"{directory}, meant for the store's socket, belongs to user {found.st_uid}, not to you: "
-                f"{remedy}"
+                f"{directory}, meant for the store's socket, belongs to user {found.st_uid}, not to you: {remedy}"
             )
         if stat.S_IMODE(found.st_mode) != 0o700:
             directory.chmod(0o700)

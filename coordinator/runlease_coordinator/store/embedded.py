@@ -57,9 +57,7 @@ class EmbeddedStore:
     belong to one event loop.
     """
 
-    def __init__(
-        self, data_dir: Path, server_binary: str | None = None, *, log: logging.Logger | None = None
-    ) -> None:
+    def __init__(self, data_dir: Path, server_binary: str | None = None, *, log: logging.Logger | None = None) -> None:
         """Name the directory; nothing is touched before `start`.
 
         Args:
@@ -145,6 +143,7 @@ class EmbeddedStore:
                         leftover.unlink()
                 with suppress(OSError):
                     self._socket.parent.rmdir()
+                    self._socket.parent.parent.rmdir()  # only if no other store has its directory there
                 self._process = None
             if self._held is not None:
                 self._held.close()
@@ -249,9 +248,7 @@ class EmbeddedStore:
                 pass_fds=(lock.fd,),
             )
         except OSError as error:
-            raise StartupError(
-                f"cannot run {self.server.path}: {error.strerror}; see --server-binary"
-            ) from error
+            raise StartupError(f"cannot run {self.server.path}: {error.strerror}; see --server-binary") from error
         finally:
             os.close(log_fd)
         self._exit = asyncio.create_task(self._process.wait())

@@ -110,8 +110,7 @@ def _ask_version(path: Path, origin: str) -> ServerBinary:
     if match is None:
         said = (done.stdout + done.stderr).strip().splitlines()
         raise StartupError(
-            f"{origin} is no Valkey or Redis server (its --version said {said[0] if said else 'nothing'!r}): "
-            f"{_INSTALL}"
+            f"{origin} is no Valkey or Redis server (its --version said {said[0] if said else 'nothing'!r}): {_INSTALL}"
         )
     version = (int(match[2]), int(match[3]), int(match[4]))
     if version[0] < MIN_MAJOR:

@@ -29,15 +29,20 @@ Future = asyncio.Future[Any]
 
 
 class Wire(asyncio.Protocol):
-    """Writes what one turn of the loop sent in one go; settles futures in the order of their commands."""
+    """Sends in batches, one at a time: what is called while one is on its way goes with the next.
+
+    The store syncs once for all that it has read; more small writes meanwhile would only cost both sides a wake-up
+    each (measured: a sixth of the throughput of leases). Answers settle the futures in the order of the commands.
+    """
 
     def __init__(self) -> None:
         """Be ready to take over a connection."""
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
-        self._queue: list[bytes] = []
-        self._in_flight: deque[tuple[float, Future]] = deque()
-        self._paused = self._flushing = False
+        self._queue: list[tuple[bytes, Future]] = []
+        self._in_flight: deque[Future] = deque()
+        self._heard_at = 0.0
+        self._flushing = False
         self._transport: asyncio.Transport
         #: Done once the connection is lost; holds the reason.
         self.lost: asyncio.Future[RedisConnectionError] = self._loop.create_future()
@@ -53,40 +58,50 @@ class Wire(asyncio.Protocol):
 
     def send(self, command: tuple[Any, ...]) -> Future:
         """Queue a command of str, bytes, int or float; returns the future of its answer."""
-        self._queue.append(hiredis.pack_command(command))
+        packed = hiredis.pack_command(command)
         future: Future = self._loop.create_future()
-        self._in_flight.append((time.monotonic(), future))
-        if not self._flushing and not self._paused:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        self._queue.append((packed, future))
+        self._arm()
         return future
 
-    def waited_s(self) -> float:
-        """Return how long the oldest unanswered command has waited, in seconds."""
-        return time.monotonic() - self._in_flight[0][0] if self._in_flight else 0.0
+    def silent_s(self) -> float:
+        """Return for how long an answer that is due has not come, in seconds."""
+        return time.monotonic() - self._heard_at if self._in_flight else 0.0
 
     def fail_all(self, error: Callable[[], Exception]) -> None:
         """Settle everything that is not answered with an error of its own each."""
+        pending = [*self._in_flight, *(future for _, future in self._queue)]
         self._queue.clear()
-        while self._in_flight:
-            _, future = self._in_flight.popleft()
+        self._in_flight.clear()
+        for future in pending:
             if not future.done():
                 future.set_exception(error())
 
+    def _arm(self) -> None:
+        # At the end of the turn, so that all calls of the turn share the batch.
+        if not self._flushing and not self._in_flight:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         self._flushing = False
-        queue, self._queue = self._queue, []
-        if queue and not self.lost.done():
-            self._transport.write(queue[0] if len(queue) == 1 else b"".join(queue))
+        if not self._queue or self.lost.done():
+            return
+        packed, futures = zip(*self._queue, strict=True)
+        self._queue.clear()
+        self._in_flight.extend(futures)
+        self._heard_at = time.monotonic()
+        self._transport.write(packed[0] if len(packed) == 1 else b"".join(packed))
 
     # What the transport calls.
 
     def data_received(self, data: bytes) -> None:
         """Settle the futures of the answers in it."""
+        self._heard_at = time.monotonic()
         self._reader.feed(data)
         try:
             while (answer := self._reader.gets()) is not False:  # scripts and commands in use answer no booleans
-                _, future = self._in_flight.popleft()
+                future = self._in_flight.popleft()
                 if future.done():  # its caller was cancelled
                     continue
                 if isinstance(answer, hiredis.ReplyError):
@@ -96,15 +111,8 @@ class Wire(asyncio.Protocol):
         except (hiredis.ProtocolError, IndexError) as error:
             self._end(f"not the protocol that was expected: {error}")
             self._transport.abort()
-
-    def pause_writing(self) -> None:
-        """Keep what comes from now on in the queue."""
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        """Go on with the queue."""
-        self._paused = False
-        self._flush()
+        if self._queue:
+            self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell that the connection is gone."""
