@@ -125,7 +125,7 @@ class Caller:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(CoordinatorUnavailable),
             stop=tenacity.stop_after_delay(self.timeout_s),
-            wait=_wait_for_coordinator,
+            wait=wait_for_coordinator,
             sleep=lambda seconds: self._sleep(max(0.0, min(seconds, deadline - time.monotonic()))),
             reraise=True,
         )
@@ -140,7 +140,8 @@ class Caller:
 _BACKOFF = tenacity.wait_random_exponential(multiplier=0.1, max=2.0)
 
 
-def _wait_for_coordinator(state: tenacity.RetryCallState) -> float:
+def wait_for_coordinator(state: tenacity.RetryCallState) -> float:
+    """Return the pause before the next try, in seconds: as the coordinator asked, else growing."""
     error = state.outcome.exception() if state.outcome else None
     hint = getattr(error, "retry_after_s", 0.0)
     return max(_BACKOFF(state), min(hint, 2.0))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+from weakref import WeakSet
 
 from runlease.channel import Caller, coordinator_address, credentials, open_channel
-from runlease.exceptions import InvalidArgument
+from runlease.exceptions import InvalidArgument, RunleaseError
 from runlease.history import History, history_of
 from runlease.holder import this_process
 from runlease.ids import canonical_id, check_project
@@ -27,9 +28,12 @@ from runlease.records import (
     state_symbol,
 )
 from runlease.v1 import leases_pb2, leases_pb2_grpc, metrics_pb2, metrics_pb2_grpc, runs_pb2, runs_pb2_grpc
+from runlease.watch import FROM_THE_START, EventStream
 
 RESUME_MODES = ("never", "allow", "must", "auto")
 _READ_TIMEOUT_S = 600.0
+#: Runs of one call of a listing: few at first, since most callers look at the newest only.
+_FIRST_PAGE, _PAGE = 100, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Client:
         self._leases = leases_pb2_grpc.LeaseServiceStub(self._channel)
         self._runs = runs_pb2_grpc.RunServiceStub(self._channel)
         self._metrics = metrics_pb2_grpc.MetricServiceStub(self._channel)
+        self._streams: WeakSet[EventStream] = WeakSet()
 
     def __enter__(self) -> Client:
         """Return the client."""
@@ -93,7 +98,9 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; events end."""
+        for stream in list(self._streams):
+            stream.close()
         self._channel.close()
 
     def acquire(
@@ -161,31 +168,39 @@ class Client:
         return run_of(self._call(self._runs.GetRun, runs_pb2.GetRunRequest(run=run_ref(project, id))).run)
 
     def list_runs(
-        self, project: str | None = None, *, states: Iterable[str] = (), tags: Iterable[str] = ()
+        self,
+        project: str | None = None,
+        *,
+        states: Iterable[str] = (),
+        tags: Iterable[str] = (),
+        text: str = "",
+        host: str = "",
     ) -> Iterator[RunRecord]:
-        """Yield runs, most recently updated first within a project, without attempts and checkpoints.
+        """Yield runs, most recently updated first, without attempts and checkpoints.
 
         Args:
             project: None: all projects.
             states: only runs in one of these states.
             tags: only runs that have all of these tags.
+            text: only runs whose ID or name contains this.
+            host: only runs whose last holder was on this host.
         """
         if project is not None:
             check_project(project)
-        token = ""
+        request = runs_pb2.ListRunsRequest(
+            project=project or "",
+            states=[_state_symbol(state) for state in states],
+            tags=tags,
+            text=text,
+            host=host,
+            page_size=_FIRST_PAGE,
+        )
         while True:
-            request = runs_pb2.ListRunsRequest(
-                project=project or "",
-                states=[_state_symbol(state) for state in states],
-                tags=tags,
-                page_size=500,
-                page_token=token,
-            )
             response = self._call(self._runs.ListRuns, request)
             yield from map(run_of, response.runs)
-            token = response.next_page_token
-            if not token:
+            if not response.next_page_token:
                 return
+            request.page_token, request.page_size = response.next_page_token, _PAGE
 
     def update_run(
         self,
@@ -216,16 +231,125 @@ class Client:
         )
         return run_of(self._call(self._runs.UpdateRun, request).run)
 
-    def delete_run(self, project: str, id: str, fence: int, *, reason: str = "") -> None:
-        """Delete a run as the caller saw it: with the fence that it had then. Idempotent.
+    def break_lease(self, project: str, id: str, fence: int, *, reason: str, force: bool = False) -> int:
+        """Take a lease away from its holder; returns the fence after that. Idempotent.
+
+        Revoked, it is not renewed any more, and frees when it is released or expires. By force, the attempt ends at
+        once under a new fence, and whatever its holder still sends is refused.
+
+        Args:
+            project: the project.
+            id: the run's ID, in either form.
+            fence: the fence of the lease that is meant.
+            reason: why, not empty; recorded.
+            force: at once.
 
         Raises:
-            RunNotFound.
+            RunNotFound, RunDeleted.
+            StaleFence: the run was granted since, or (``reason == "LEASE_FREE"``) nobody holds it.
+        """
+        request = leases_pb2.BreakRequest(run=run_ref(project, id), fence=fence, reason=reason, force=force)
+        return self._call(self._leases.Break, request).fence
+
+    def delete_run(self, project: str, id: str, fence: int, *, purge: bool = False, reason: str = "") -> None:
+        """Delete a run as the caller saw it: with the fence that it had then. Idempotent.
+
+        Args:
+            project: the project.
+            id: the run's ID, in either form.
+            fence: the run's fence as the caller saw it.
+            purge: remove a run that is deleted already, with its data, for good; its ID is free again.
+            reason: why; recorded.
+
+        Raises:
+            RunNotFound: there is none; of a purge also after it was done.
             LeaseHeld: a live lease is held.
             StaleFence: the run was granted since.
+            RunleaseError: a purge of a run that is not deleted, or whose history others show.
         """
-        request = runs_pb2.DeleteRunRequest(run=run_ref(project, id), fence=fence, reason=reason)
+        request = runs_pb2.DeleteRunRequest(run=run_ref(project, id), fence=fence, purge=purge, reason=reason)
         self._call(self._runs.DeleteRun, request)
+
+    def undelete_run(self, project: str, id: str, *, reason: str = "") -> RunRecord:
+        """Take a deletion back. Idempotent.
+
+        Raises:
+            RunNotFound: there is none, or it was purged.
+        """
+        request = runs_pb2.UndeleteRunRequest(run=run_ref(project, id), reason=reason)
+        return run_of(self._call(self._runs.UndeleteRun, request).run)
+
+    def link(self, project: str, id: str, continues: str, step: int | None = None) -> RunRecord:
+        """Let a run show another one's history, as it stands now, before its own. Idempotent.
+
+        Args:
+            project: the project of both.
+            id: the later run.
+            continues: the earlier run.
+            step: keep its history up to and including this step; None: all of it.
+
+        Raises:
+            RunNotFound, RunDeleted: of either run.
+            InvalidArgument: the earlier run has not come to that step.
+            RunleaseError: a cycle, or the later run continues another one already.
+        """
+        request = runs_pb2.LinkRequest(run=run_ref(project, id), continues_id=run_ref(project, continues).id, step=step)
+        return run_of(self._call(self._runs.Link, request).run)
+
+    def watch(
+        self,
+        project: str | None = None,
+        id: str | None = None,
+        after: str | None = None,
+        *,
+        on_broken: Callable[[RunleaseError], None] | None = None,
+    ) -> EventStream:
+        """Return an iterator of events as they come, from now on; a context manager that closes it.
+
+        A stream that breaks is opened again where it ended, for as long as it takes. The iteration ends when it or
+        the client is closed.
+
+        Args:
+            project: None: of all projects.
+            id: None: of all runs of the project.
+            after: begin behind an event: its ``cursor``.
+            on_broken: called with the reason when the stream breaks.
+        """
+        return self._events(project, id, after or "", follow=True, on_broken=on_broken)
+
+    def events(self, project: str | None = None, id: str | None = None) -> EventStream:
+        """Return an iterator of the events that the coordinator still has (about 10 000 a partition), oldest first.
+
+        Of all projects it goes partition by partition. Its ``cursor`` then lets `watch` go on where it ended.
+        """
+        return self._events(project, id, FROM_THE_START, follow=False)
+
+    def _events(
+        self,
+        project: str | None,
+        id: str | None,
+        after: str,
+        *,
+        follow: bool,
+        on_broken: Callable[[RunleaseError], None] | None = None,
+    ) -> EventStream:
+        if project is not None:
+            check_project(project)
+        if id is not None:
+            canonical_id(id)
+            if project is None:
+                raise InvalidArgument("id= goes with project= only", field="project")
+        stream = EventStream(
+            self._runs.Watch,
+            runs_pb2.WatchRequest(project=project or "", id=id or "", after=after),
+            address=self.coordinator,
+            metadata=self._call.metadata,
+            timeout_s=self._call.timeout_s,
+            follow=follow,
+            on_broken=on_broken,
+        )
+        self._streams.add(stream)
+        return stream
 
     def history(
         self,

@@ -72,6 +72,42 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Parent:
+    """The run whose history, up to and including ``step``, comes before a run's own.
+
+    It counts as it stood at its segment ``segment`` of attempt ``attempt``: what it does later changes nothing.
+    """
+
+    id: str
+    step: int
+    attempt: int
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the audit log; ``cursor`` is the position behind it, for ``watch(after=)``.
+
+    ``kind`` is created, granted, reinstated, released, expired, proved-dead, given-back, revoked, broken, updated,
+    linked, deleted, undeleted or purged. ``id`` is the run's canonical ID.
+    """
+
+    cursor: str
+    time_s: float
+    project: str
+    id: str
+    kind: str
+    fence: int
+    attempt: int
+    details: Mapping[str, Any]
+
+    @property
+    def path(self) -> str:
+        """``PROJECT/RUN``, as the command line takes it."""
+        return f"{self.project}/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """One run's record at ``store_time_s``; ``last_step`` is -1 and ``last_log_s`` None before the first point."""
 
@@ -101,6 +137,9 @@ class RunRecord:
     store_time_s: float
     attempts: tuple[Attempt, ...]
     checkpoints: tuple[Checkpoint, ...]
+    #: An operator wants it back: it is not renewed any more, and frees at release or expiry.
+    revoked: bool = False
+    parent: Parent | None = None
 
     @property
     def path(self) -> str:
@@ -223,4 +262,24 @@ def run_of(message: pb.Run) -> RunRecord:
         store_time_s=message.store_time_us / 1e6,
         attempts=tuple(attempt_of(attempt) for attempt in message.attempts),
         checkpoints=tuple(checkpoint_of(checkpoint) for checkpoint in message.checkpoints),
+        revoked=message.revoked,
+        parent=_parent_of(message.parent) if message.HasField("parent") else None,
+    )
+
+
+def _parent_of(message: pb.Parent) -> Parent:
+    return Parent(message.id, message.step, message.attempt, message.segment)
+
+
+def event_of(message: pb.Event, cursor: str) -> Event:
+    """Read an entry of the audit log."""
+    return Event(
+        cursor=cursor,
+        time_s=message.time_us / 1e6,
+        project=message.project,
+        id=message.id,
+        kind=message.kind,
+        fence=message.fence,
+        attempt=message.attempt,
+        details=load_json(message.details),
     )

@@ -10,6 +10,8 @@ FAILED_PRECONDITION   LEASE_HELD, LOCK_DELAY,         LeaseHeld
                       LEASE_QUEUED, NO_HOLDER
 FAILED_PRECONDITION   RUN_DELETED                     RunDeleted
 FAILED_PRECONDITION   RUN_ID_COLLISION                RunIdCollision
+FAILED_PRECONDITION   CYCLE, LINKED_ALREADY,          RunleaseError
+                      REFERENCED, NOT_DELETED
 ABORTED               STALE_FENCE and others          StaleFence
 RESOURCE_EXHAUSTED                                    Throttled
 UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED, INTERNAL   CoordinatorUnavailable
@@ -32,6 +34,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from runlease import exceptions
 from runlease.holder import Holder
+from runlease.ids import MAX_ID_LENGTH, canonical_id
 
 _Detail = TypeVar("_Detail", bound=Message)
 _Code = grpc.StatusCode
@@ -115,11 +118,13 @@ def error_from(error: grpc.RpcError, *, coordinator: str = "") -> exceptions.Run
         case _Code.FAILED_PRECONDITION if details.reason in ("LEASE_HELD", "LOCK_DELAY", "LEASE_QUEUED", "NO_HOLDER"):
             return _held(text, details)
         case _Code.FAILED_PRECONDITION if details.reason == "RUN_DELETED":
-            return exceptions.RunDeleted(text, **run)
+            return exceptions.RunDeleted(f"{text}, or take that back: runlease undelete {_shell_path(details)}", **run)
         case _Code.FAILED_PRECONDITION if details.reason == "RUN_ID_COLLISION":
             collision = exceptions.RunIdCollision(text, **run)
             collision.existing_id = details.facts.get("existing_id", "")
             return collision
+        case _Code.FAILED_PRECONDITION if details.reason:  # CYCLE, LINKED_ALREADY, REFERENCED, NOT_DELETED
+            return exceptions.RunleaseError(text, **run)
         case _Code.ABORTED:
             stale = exceptions.StaleFence(text, **run)
             stale.reason = details.reason or "STALE_FENCE"
@@ -163,14 +168,14 @@ def _held(text: str, details: Details) -> exceptions.LeaseHeld:
     wait_s = details.retry_after_s
     match details.reason:
         case "LOCK_DELAY":
-            message = f"{text}: its last holder {details.holder} did not release it; give wait={wait_s + 1:.0f}"
+            wait = f"its last holder {details.holder} did not release it; give wait={wait_s + 1:.0f}"
+            message = f"{text}: {wait}, or {_break_line(details, force=True)}"
         case "LEASE_QUEUED":
             message = f"{text}: give wait=SECONDS to take a place behind them"
         case "NO_HOLDER":
             message = f"{text}: start the process that shall hold it (RANK 0, or holder=True)"
         case _:
-            # The holder's PID and host are what a person needs to end it where it runs.
-            message = f"{text}: end that process, or wait for it (wait=SECONDS)"
+            message = f"{text}: wait for it (wait=SECONDS), end that process, or {_break_line(details)}"
     error = exceptions.LeaseHeld(
         message,
         project=details.project or None,
@@ -183,6 +188,16 @@ def _held(text: str, details: Details) -> exceptions.LeaseHeld:
     error.since_s, error.ttl_s = details.number("granted_us") / 1e6, details.number("ttl_ms") / 1000
     error.lock_delay_s = details.number("lock_delay_ms") / 1000
     return error
+
+
+def _break_line(details: Details, *, force: bool = False) -> str:
+    """Return how to take the lease away, ready to be pasted into a shell."""
+    return f"take it away: runlease break {_shell_path(details)}{' --force' if force else ''} --reason TEXT"
+
+
+def _shell_path(details: Details) -> str:
+    # The canonical form is as good as an ID as typed, and needs no quotes.
+    return f"{details.project}/{canonical_id(details.run_id[:MAX_ID_LENGTH])}" if details.run_id else "PROJECT/RUN"
 
 
 def _unavailable(

@@ -69,6 +69,7 @@ class Coordinator:
         self._server: grpc.aio.Server | None = None
         self._health = HealthServicer()
         self._metric_service: MetricService | None = None
+        self._run_service: RunService | None = None
         self._store_url = ""
         self._wakeups: Wakeups | None = None
         self._leases: LeaseStore | None = None
@@ -92,6 +93,8 @@ class Coordinator:
             await self._health.enter_graceful_shutdown()
             if self._metric_service is not None:
                 self._metric_service.drain()
+            if self._run_service is not None:
+                self._run_service.drain()
             if self._leases is not None:
                 self._leases.drain()
             await self._server.stop(self.settings.drain_s if grace_s is None else grace_s)
@@ -144,13 +147,14 @@ class Coordinator:
         events, tickets = EventStore(store, self._wakeups), Tickets(await store.shared_secret())
         runs, metrics = RunStore(store), MetricStore(store)
         # The calls of the contract that are not built yet answer UNIMPLEMENTED, hence the abstract ones.
+        self._run_service = RunService(runs, events)
         self._metric_service = MetricService(metrics, HistoryReader(runs, metrics), tickets)  # type: ignore[abstract]
         server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_OPTIONS)
         leases_pb2_grpc.add_LeaseServiceServicer_to_server(
             LeaseService(leases, events, tickets, int(settings.max_ttl_s * 1e6)),
             server,
         )
-        runs_pb2_grpc.add_RunServiceServicer_to_server(RunService(runs, events), server)
+        runs_pb2_grpc.add_RunServiceServicer_to_server(self._run_service, server)
         metrics_pb2_grpc.add_MetricServiceServicer_to_server(self._metric_service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(

@@ -35,26 +35,35 @@ class Shown:
     own: View = field(default_factory=lambda: {writer: {} for writer in WRITERS})
     inherited: View = field(default_factory=lambda: {writer: {} for writer in WRITERS})
     ever: set[float] = field(default_factory=set)
-    checkpoints: dict[int, str] = field(default_factory=dict)
+    #: By step and fence; those of its parents are in `adopted`.
+    checkpoints: dict[tuple[int, int], str] = field(default_factory=dict)
+    adopted: set[tuple[int, int]] = field(default_factory=set)
     next_step: int = 0
     parent: Shown | None = None
 
     def visible(self, writer: str) -> dict[int, float]:
         return self.inherited[writer] | self.own[writer]
 
-    def cut(self, start: int, writers: tuple[str, ...]) -> None:
-        """A segment begins to count: what its writers showed from its start on is gone."""
+    def cut(self, start: int, writers: tuple[str, ...], *, spares: int = -1) -> None:
+        """A segment begins to count: what its writers showed from its start on is gone.
+
+        Unless it was open at a link up to the step ``spares``: then only what is the run's own goes.
+        """
         for view, writer in itertools.product((self.own, self.inherited), writers):
-            view[writer] = {step: value for step, value in view[writer].items() if step < start}
+            if view is self.own or spares < 0:
+                view[writer] = {step: value for step, value in view[writer].items() if step < start}
         if "main" in writers:
-            self.checkpoints = {step: uri for step, uri in self.checkpoints.items() if step < start}
-            self.next_step = start
+            kept = self.adopted if spares >= 0 else set()
+            self.checkpoints = {at: uri for at, uri in self.checkpoints.items() if at[0] < start or at in kept}
+            self.next_step = max(start, spares + 1)
 
     def inherit(self, parent: Shown, step: int) -> None:
         upto = {w: {s: v for s, v in parent.visible(w).items() if s <= step} for w in WRITERS}
         self.parent, self.inherited = parent, upto
         self.ever |= {value for view in upto.values() for value in view.values()}
-        self.checkpoints |= {s: uri for s, uri in parent.checkpoints.items() if s <= step}
+        copied = {at: uri for at, uri in parent.checkpoints.items() if at[0] <= step}
+        self.checkpoints |= copied
+        self.adopted |= set(copied)
         self.next_step = max(self.next_step, step + 1)
 
     def ancestors(self) -> Iterator[Shown]:
@@ -74,14 +83,13 @@ RUNS = st.integers(0, 3)  # of those that are there
 HOW = st.sampled_from(["", "step", "from"])
 MANY = st.lists(OPS, max_size=6)
 ACTIONS = st.one_of(
-    st.tuples(st.just("start"), RUNS, st.sampled_from(["", "step"]), STEPS, MANY),
+    st.tuples(st.just("start"), RUNS, st.just(""), STEPS, MANY),
     st.tuples(st.just("attempt"), RUNS, HOW, STEPS, MANY),
     st.tuples(st.just("fork"), RUNS, st.just(""), STEPS, MANY),
-    st.tuples(st.just("link"), RUNS, st.just(""), STEPS, RUNS),
+    st.tuples(st.just("link"), RUNS, st.sampled_from(["", "open"]), STEPS, RUNS),
     st.tuples(st.just("delete"), RUNS, st.just(""), st.just(0), st.just(0)),
 )
 Op = tuple[str, str, int | list[int]]
-UP_TO_9: Op = ("log", "main", list(range(10)))
 Action = tuple[str, int, str, int, int | list[Op]]
 
 
@@ -109,7 +117,13 @@ class Family:
     async def act(self, kind: str, number: int, how: str, step: int, what: int | list[Op]) -> None:
         number %= max(1, len(self.runs))
         if (kind == "start" and isinstance(what, list)) or not self.runs:
-            await self.attempt(len(self.runs), Shown(), how, step, [UP_TO_9, *(what if isinstance(what, list) else [])])
+            await self.attempt(
+                len(self.runs),
+                Shown(),
+                "",
+                0,
+                [("log", "main", list(range(step, step + 6))), *(what if isinstance(what, list) else [])],
+            )
         elif number in self.deleted:
             return
         elif kind == "attempt" and isinstance(what, list):
@@ -117,7 +131,7 @@ class Family:
         elif kind == "fork" and isinstance(what, list):
             await self.fork(number, step, what)
         elif kind == "link" and isinstance(what, int) and what % len(self.runs) not in self.deleted:
-            await self.link(number, what % len(self.runs), step)
+            await (self.link_open if how == "open" else self.link)(number, what % len(self.runs), step)
         elif kind == "delete":
             fence = (await self.live.runs.get_run(self.project, f"r{number}", f"r{number}")).run.fence
             await self.live.runs.delete_run(self.project, f"r{number}", f"r{number}", fence, "")
@@ -129,10 +143,11 @@ class Family:
         rewinds = how == "from" and 0 < step <= run.next_step
         given_step = step if rewinds or how == "step" else None
         top = max(run.checkpoints, default=None)
-        start = given_step if given_step is not None else run.next_step if top is None else top + 1
+        start = given_step if given_step is not None else run.next_step if top is None else top[0] + 1
         grant = await self.live.leases.acquire(self.wish(f"r{number}", resume_step=given_step, rewinds=rewinds))
         if rewinds:
             run.cut(step, WRITERS)
+        self.check(run, grant, start)
         await self.write(number, run, grant, start, rewinds, ops)
 
     async def fork(self, parent: int, step: int, ops: list[Op]) -> None:
@@ -145,9 +160,20 @@ class Family:
         grant = await self.live.leases.acquire(wish)
         run.inherit(self.runs[parent], step)
         self.runs.append(run)
+        self.check(run, grant, step + 1)
         await self.write(number, run, grant, step + 1, False, ops)
 
-    async def link(self, number: int, parent: int, step: int) -> None:
+    async def link_open(self, number: int, parent: int, step: int) -> None:
+        """Link a run between a grant and its first write."""
+        run = self.runs[number]
+        grant = await self.live.leases.acquire(self.wish(f"r{number}", resume_step=step))
+        self.check(run, grant, step)
+        linked = await self.link(number, parent, step)
+        if linked:
+            run.cut(step, WRITERS, spares=step)
+        await self.write(number, run, grant, step, linked, [("log", "main", [step + 1])])
+
+    async def link(self, number: int, parent: int, step: int) -> bool:
         run, other = self.runs[number], self.runs[parent]
         call = self.live.runs.link(self.project, f"r{number}", f"r{number}", f"r{parent}", step)
         if any(one is run for one in other.ancestors()):
@@ -167,11 +193,15 @@ class Family:
         else:
             await call
             run.inherit(other, step)
+            return True
+        return False
+
+    def check(self, run: Shown, grant: Grant, start: int) -> None:
+        assert grant.starting_step == start
+        below = max((at for at in run.checkpoints if at[0] < start), default=None)
+        assert (grant.checkpoint and grant.checkpoint.uri) == (None if below is None else run.checkpoints[below])
 
     async def write(self, number: int, run: Shown, grant: Grant, start: int, counts: bool, ops: list[Op]) -> None:
-        assert grant.starting_step == start
-        below = max((step for step in run.checkpoints if step < start), default=None)
-        assert (grant.checkpoint and grant.checkpoint.uri) == (None if below is None else run.checkpoints[below])
         places: dict[str, tuple[Writer, int, int, bool]] = {}
         for kind, name, what in ops:
             if name not in places:
@@ -199,7 +229,7 @@ class Family:
                     entry = points_entry(seq, rows, segment=segment)
                 else:
                     uri = f"file:///{next(self.numbers)}"
-                    run.checkpoints[what] = uri
+                    run.checkpoints[what, grant.fence] = uri
                     entry = commit_entry(seq, what, grant.fence, segment=segment, uri=uri)
                 if name == "main":
                     run.next_step = max(run.next_step, 1 + (max(what) if isinstance(what, list) else what))
@@ -238,7 +268,7 @@ class Family:
 # A child that rewinds below the fork, and its own child; deleted parents serve on.
 @example([
     ("start", 0, "", 0, [("commit", "main", 3)]),
-    ("fork", 0, "", 8, [("log", "main", [9])]),
+    ("fork", 0, "", 4, [("log", "main", [5])]),
     ("attempt", 1, "from", 3, [("log", "main", [3, 4])]),
     ("fork", 1, "", 4, [("log", "main", [5]), ("rewind", "main", 1)]),
     ("delete", 0, "", 0, 0),
@@ -247,11 +277,18 @@ class Family:
 # A link after the fact: a child from before it does not change; and a cycle.
 @example([
     ("start", 0, "", 0, []),
-    ("start", 0, "step", 9, []),
+    ("start", 0, "", 9, []),
     ("fork", 1, "", 8, []),
-    ("link", 1, "", 8, 0),
+    ("link", 1, "", 5, 0),
     ("attempt", 1, "from", 4, [("log", "main", [4])]),
     ("link", 0, "", 0, 1),
+])  # fmt: skip
+# A link between a grant and its first write: the start was chosen before, and hides nothing of the parent's.
+@example([
+    ("start", 0, "", 0, [("commit", "main", 3)]),
+    ("start", 0, "", 9, [("commit", "main", 8)]),
+    ("link", 1, "open", 3, 0),
+    ("attempt", 1, "", 0, [("rewind", "main", 2), ("log", "main", [2])]),
 ])  # fmt: skip
 def test_random_families(live: LiveStore, actions: list[Action]) -> None:
     family = Family(live)

@@ -131,7 +131,23 @@ def test_held() -> None:
     holder = got.holder
     assert attributes(holder, "host", "pid", "user", "job_id", "group") == ("node-7", 4711, "ada", "job-9", "g1")
     assert attributes(holder, "boot_id", "pid_namespace", "process_started") == ("boot", "pid:[1]", 987654321)
-    assert "node-7:4711" in str(got)
+    assert "node-7:4711, 12.3 s left" in str(got)
+    # The line can be pasted into a shell, whatever the ID looks like.
+    assert str(got).endswith("take it away: runlease break demo/a-b --reason TEXT")
+    later = raised(_CODE.FAILED_PRECONDITION, errors.LeaseHeld(run_record(lock_delay_us=5_000_000), place=2))
+    assert attributes(later, "retry_after_s", "lock_delay_s", "place") == (12.345, 5.0, 2)
+
+
+def test_queued_and_without_a_holder() -> None:
+    queued = raised(_CODE.FAILED_PRECONDITION, errors.LeaseHeld(run_record(remaining_us=0), place=3))
+    assert (type(queued), queued.reason, queued.place) == (exceptions.LeaseHeld, "LEASE_QUEUED", 3)
+    alone = raised(_CODE.FAILED_PRECONDITION, errors.NoHolder("demo", "a/b", None))
+    assert (type(alone), alone.reason) == (exceptions.LeaseHeld, "NO_HOLDER")
+
+
+def test_a_branch_that_cannot_be() -> None:
+    got = raised(_CODE.FAILED_PRECONDITION, errors.BadBranch("demo", "a/b", "CYCLE", "that would be a cycle"))
+    assert (type(got), str(got), got.run_id) == (exceptions.RunleaseError, "that would be a cycle", "a/b")
 
 
 def test_lock_delay() -> None:
@@ -139,12 +155,14 @@ def test_lock_delay() -> None:
     assert type(got) is exceptions.LeaseHeld
     assert attributes(got, "remaining_s", "in_lock_delay", "retry_after_s") == (0.0, True, 3.21)
     assert "wait=" in str(got)
+    assert "runlease break demo/a-b --force --reason TEXT" in str(got)
 
 
 def test_deleted() -> None:
     got = raised(_CODE.FAILED_PRECONDITION, errors.RunDeleted("demo", "a/b"))
     assert type(got) is exceptions.RunDeleted
     assert attributes(got, "project", "run_id") == ("demo", "a/b")
+    assert "runlease undelete demo/a-b" in str(got)
 
 
 def test_collision() -> None:
@@ -231,8 +249,10 @@ def test_every_refusal_of_the_coordinator_has_a_row() -> None:
         errors.RunDeleted,
         errors.RunIdCollision,
         errors.LeaseHeld,
+        errors.NoHolder,
+        errors.BadBranch,
         errors.Stale,
         errors.Unavailable,
     }
     kinds = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DomainError)}
-    assert {kind for kind in kinds if not kind.__name__.startswith("_")} - {errors.DomainError} == known
+    assert {kind for kind in kinds if not kind.__name__.startswith("_")} - {errors.DomainError, errors.RunError} == known

@@ -11,8 +11,10 @@ import click
 
 from runlease.cli.demo import demo
 from runlease.cli.errors import Program
+from runlease.cli.events import events, watch
 from runlease.cli.history import history
-from runlease.cli.runs import delete, list_runs, show
+from runlease.cli.operate import break_lease, delete, link, undelete, update
+from runlease.cli.runs import list_runs, show
 from runlease.cli.serve import bootstrap, serve
 from runlease.cli.version import generate_run_id, version
 from runlease.version import __version__
@@ -52,7 +54,12 @@ def program() -> None:
     """One writer per training run, every resume exact, no acknowledged metric lost."""
 
 
-for command in (serve, demo, list_runs, show, history, delete, bootstrap, generate_run_id, version):
+_COMMANDS = (
+    *(serve, demo, list_runs, show, history, watch, events),
+    *(break_lease, update, link, delete, undelete),
+    *(bootstrap, generate_run_id, version),
+)
+for command in _COMMANDS:
     program.add_command(command)
 
 

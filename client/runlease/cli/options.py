@@ -10,6 +10,7 @@ import click
 from runlease.client import Client
 from runlease.exceptions import InvalidArgument
 from runlease.ids import check_project, parse_run
+from runlease.records import RunRecord
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -29,6 +30,11 @@ def _project(ctx: click.Context, param: click.Parameter, value: str | None) -> s
         return value if value is None else check_project(value)
     except InvalidArgument as error:
         raise click.BadParameter(str(error), ctx, param) from None
+
+
+def run_path(run: RunRecord) -> str:
+    """Return `PROJECT/RUN` for a shell: the canonical form is as good as an ID as typed, and needs no quotes."""
+    return f"{run.project}/{run.canonical_id}"
 
 
 #: `PROJECT/RUN`, or `RUN` of the default project; the command gets both parts.

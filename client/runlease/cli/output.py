@@ -83,3 +83,8 @@ def moment(time_s: float) -> str:
 def number(value: float) -> str:
     """Return a metric's value as tables show it: six digits."""
     return f"{value:.6g}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 attempt`, `2 attempts`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

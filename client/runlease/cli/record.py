@@ -41,10 +41,17 @@ def _facts(run: RunRecord) -> Iterator[tuple[str, str]]:
     yield "state", state_style(run.state) if coloured() else run.state
     if run.state == "running":
         yield "holder", cell(str(run.holder))
-        yield "lease", f"{duration(run.remaining_s)} left of {run.ttl_s:g}s, fence {run.fence}"
+        revoked = " (revoked: not renewed any more)" if run.revoked else ""
+        yield "lease", f"{duration(run.remaining_s)} left of {run.ttl_s:g}s, fence {run.fence}{revoked}"
     else:
         yield "last holder", cell(str(run.holder))
         yield "lease", f"{_freedom(run)}, last fence {run.fence}"
+    if run.parent is not None:
+        parent = run.parent
+        yield (
+            "continues",
+            f"{printable(f'{run.project}/{parent.id}')} up to step {parent.step}, its attempt {parent.attempt}",
+        )
     highest = f" (highest logged: {run.last_step})" if run.last_step >= 0 else ""
     yield "next step", f"{run.next_step}{highest}"
     logged = "" if run.last_log_s is None else f", the last ones {duration(now - run.last_log_s)} ago"

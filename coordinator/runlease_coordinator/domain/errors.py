@@ -101,7 +101,7 @@ class LeaseHeld(RunError):
     def __init__(self, run: Run, place: int = 0) -> None:
         """Hold the run's record."""
         #: When it is worth another try, in microseconds.
-        self.retry_after_us = run.lock_delay_us or run.remaining_us
+        self.retry_after_us = run.remaining_us or run.lock_delay_us
         seconds = f", {self.retry_after_us / 1e6:.1f} s left"
         if run.remaining_us:
             self.reason, what = "LEASE_HELD", f"is held by {run.holder}{seconds}"

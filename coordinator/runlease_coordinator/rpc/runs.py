@@ -12,7 +12,7 @@ import grpc.aio
 from runlease.v1 import runs_pb2 as pb
 from runlease.v1 import runs_pb2_grpc
 
-from runlease_coordinator.domain.errors import InvalidField
+from runlease_coordinator.domain.errors import InvalidField, Unavailable
 from runlease_coordinator.domain.events import Cursor
 from runlease_coordinator.domain.runs import Run
 from runlease_coordinator.rpc import fields
@@ -32,6 +32,11 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
         """Take the operations of runs and the audit log."""
         self._runs = runs
         self._events = events
+        self._draining = False
+
+    def drain(self) -> None:
+        """End the streams of events when they wake next; their readers go on elsewhere, or later."""
+        self._draining = True
 
     async def _read(self, name: fields.RunName) -> Run:
         return (await self._runs.get_run(*name)).run
@@ -110,6 +115,8 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
         run = fields.run_in(project, request.id, "id") if request.id else None
         cursor = Cursor.parse(request.after) if request.after else self._events.now()
         async for event in self._events.follow(project, cursor):
+            if self._draining:
+                raise Unavailable("DRAINING", "the coordinator is shutting down")
             concerns = event is not None and (not project or event.project == project)
             if event is not None and concerns and (run is None or event.canonical_id == run.canonical_id):
                 yield pb.WatchResponse(event=event_message(event, str(cursor)), cursor=str(cursor))

@@ -126,7 +126,7 @@ def _parent(record: Fields) -> Parent | None:
 
 def _counting(lines: str) -> list[Segment]:
     segments = []
-    for line in lines.splitlines():
+    for line in filter(None, lines.split("\n")):
         attempt, segment, start, writer = line.split(" ", 3)
         segments.append(Segment(int(attempt), int(segment), writer, int(start), counts=True))
     return segments

@@ -43,7 +43,13 @@ if kind == 'p' or kind == 'c' then
   if run[3] == '0' then
     redis.call('HSET', run_key, 'wrote', '1')
     redis.call('HSET', attempts_key, attempt .. '.counts', '1')
-    count_from(tonumber(redis.call('HGET', attempts_key, attempt .. '.start')))
+    local start = tonumber(redis.call('HGET', attempts_key, attempt .. '.start'))
+    if spares_parent(run_key, attempt, start) then
+      supersede_checkpoints(ckpt_key, start, attempts_key)
+      next_step = math.max(start, redis.call('HGET', run_key, 'parent_step') + 1)
+    else
+      count_from(start)
+    end
   elseif run[3] == 'rewound' then -- by resume_from, which counts without a write
     redis.call('HSET', run_key, 'wrote', '1')
   end

@@ -1,10 +1,20 @@
 -- When a segment of the whole run, or of the writer `main`, begins to hide what it replaces.
 
 -- Checkpoints at or above its start are superseded: they leave the set of the visible ones.
-local function supersede_checkpoints(ckpt_key, start)
+-- own: the key of the run's attempts, where those of its parent stay; else nil.
+local function supersede_checkpoints(ckpt_key, start, own)
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', ckpt_key, text(start), '+inf')) do
-    redis.call('ZREM', ckpt_key, name)
+    if not own or redis.call('HEXISTS', own, 'fence.' .. string.match(name, ':(%d+)$')) == 1 then
+      redis.call('ZREM', ckpt_key, name)
+    end
   end
+end
+
+-- Whether segment 0 of an attempt that begins to count hides nothing of the parent's: it was open when the run was
+-- linked, and its start was not meant to.
+local function spares_parent(run_key, attempt, start)
+  local own = redis.call('HGET', run_key, 'parent_own')
+  return own and string.find('\n' .. own .. '\n', '\n' .. attempt .. ' 0 ' .. text(start) .. ' \n', 1, true)
 end
 
 -- The segments of a run that count, as 'attempt segment start writer' lines: what a fork keeps of its parent.
@@ -27,7 +37,7 @@ local function counting_segments(attempts_key)
 end
 
 -- Makes a run show a parent's history up to and including `step` before its own, as the parent stands now.
--- own: the run's own segments that count already, as counting_segments tells them; they do not hide the parent's points.
+-- own: the run's own segments, as counting_segments tells them, that hide nothing of the parent's.
 local function adopt(run_key, ckpt_key, doc_key, parent_id, step, own, p_run, p_attempts, p_ckpt, p_doc, p_log)
   local last = redis.call('XREVRANGE', p_log, '+', '-', 'COUNT', 1)[1]
   local parent = redis.call('HMGET', p_run, 'attempt', 'parent')
