@@ -170,6 +170,9 @@ if request.rewinds then
 end
 redis.call('ZADD', live_key, text(now + request.ttl), member)
 redis.call('ZADD', runs_key, text(now), id)
-event(events_key, now, project, id, exists and 'granted' or 'created', fence, attempt)
+local who = cjson.decode(request.holder)
+event(events_key, now, project, id, exists and 'granted' or 'created', fence, attempt,
+  {holder = who[1] .. ':' .. text(who[2]), continues = parent and request.fork_id,
+    step = parent and text(request.fork_step)})
 if request.group then wake(member, '*') end -- its members wait for it
 return answer('GRANTED', fence, attempt, request.ttl, changes)

@@ -21,6 +21,7 @@ local details = {reason = reason, by = by}
 if not force then
   if run[7] then return {'BROKEN', text(now), fence} end -- a repetition, too
   redis.call('HSET', run_key, 'revoked', '1', 'updated', text(now))
+  redis.call('ZADD', KEYS[5], text(now), id)
   event(KEYS[6], now, project, id, 'revoked', fence, run[3], details)
   return {'BROKEN', text(now), fence}
 end

@@ -12,7 +12,10 @@ if not run[1] then return {'ABSENT', text(now)} end
 if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
 if run[2] then return {'DELETED', text(now)} end
 if run[3] == '' and now < tonumber(run[4]) then return {'HELD', text(now), redis.call('HGETALL', run_key)} end
-if run[3] == '' then close_attempt(KEYS[3], run_key, run[5], 'crashed', tonumber(run[4])) end
+if run[3] == '' then -- expired and not swept yet
+  close_attempt(KEYS[3], run_key, run[5], 'crashed', tonumber(run[4]))
+  event(KEYS[6], tonumber(run[4]), project, id, 'expired', fence, run[5])
+end
 redis.call('HSET', run_key, 'end', run[3] == '' and 'crashed' or run[3], 'deleted', text(now), 'updated', text(now),
   'expiry', '0', 'avail', '0') -- its holder does not get it back, not even if it is undeleted
 redis.call('ZREM', KEYS[4], project .. '/' .. id)
