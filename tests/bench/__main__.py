@@ -17,11 +17,16 @@ from typing import TypeVar
 import grpc.aio
 import uvloop
 
-from tests.bench import leases, points, processes, report, startup
+from tests.bench import cpu, fleet, handoff, leases, listing, points, processes, report, startup
 from tests.bench.rounds import Figure, Wanted, interleave
 
 #: The order of a full run. Memory comes first: an idle coordinator is one that has done nothing yet.
-FIGURES = ("memory", "start", "import", "leases32", "leases1", "renewals", "points", "log")
+FIGURES = (
+    *("memory", "start", "import", "leases32", "leases1", "renewals", "renewals1000", "cpu", "handoff", "handoff2"),
+    *("list", "points", "log"),
+)
+#: Where a figure's name is no name for a method.
+_METHODS = {"import": "imports", "list": "listing"}
 ROUNDS = 5
 WORKERS = 32
 _T = TypeVar("_T")
@@ -33,6 +38,8 @@ class Bench:
 
     address: str
     pid: int
+    store_url: str
+    echo_pid: int
     environment: dict[str, str]
     own: grpc.aio.Channel
     echo: grpc.aio.Channel
@@ -99,6 +106,42 @@ class Bench:
         )
         yield Figure(f"renewals, {WORKERS} clients", "calls/s", values, [Wanted(2000, True)])
 
+    async def renewals1000(self) -> AsyncIterator[Figure]:
+        own = leases.Runlease(self.own)
+        echo = leases.Echo(self.echo, await own.acquire(leases.new_name()))
+        async for figure in fleet.figures(own, echo, self.seconds, self.rounds):
+            yield figure
+
+    async def cpu(self) -> AsyncIterator[Figure]:
+        echo = leases.Echo(self.echo, await leases.Runlease(self.own).acquire(leases.new_name()))
+        calls = int(1000 * self.seconds)
+        async for figure in cpu.figures(self.own, self.pid, echo, self.echo_pid, calls, self.rounds):
+            yield figure
+
+    async def handoff(self) -> AsyncIterator[Figure]:
+        async for figure in handoff.figures([self.own], self.store_url, self.seconds, self.rounds):
+            yield figure
+
+    async def handoff2(self) -> AsyncIterator[Figure]:
+        with processes.two_coordinators() as found:
+            if found is None:
+                print("redis-server is not installed: handoff2 is left out", file=sys.stderr)
+                return
+            server, coordinators = found
+            async with AsyncExitStack() as stack:
+                channels = [
+                    await stack.enter_async_context(processes.open_channel(each.address)) for each in coordinators
+                ]
+                for channel in channels:
+                    await processes.ready(channel)
+                where = " on two coordinators"
+                async for figure in handoff.figures(channels, server.url, self.seconds, self.rounds, where=where):
+                    yield figure
+
+    async def listing(self) -> AsyncIterator[Figure]:
+        async for figure in listing.figures(self.rounds):
+            yield figure
+
     async def points(self) -> AsyncIterator[Figure]:
         batches = int(160 * self.seconds)  # the store keeps them all in memory: about 100 kB each
         values = await interleave(
@@ -145,7 +188,7 @@ async def _measure(names: Sequence[str], seconds: float, rounds: int) -> list[Fi
     async with AsyncExitStack() as stack:
         own = stack.enter_context(processes.coordinator())
         assert own.process is not None
-        echo_address = stack.enter_context(processes.echo())
+        echo_address, echo_pid = stack.enter_context(processes.echo())
         etcd_address = stack.enter_context(processes.etcd())
         if etcd_address is None:
             print("etcd is not installed (Debian: etcd-server): its comparisons are left out", file=sys.stderr)
@@ -158,6 +201,8 @@ async def _measure(names: Sequence[str], seconds: float, rounds: int) -> list[Fi
         bench = Bench(
             address=own.address,
             pid=own.process.pid,
+            store_url=processes.embedded_url(own),
+            echo_pid=echo_pid,
             environment=own.env | {"RUNLEASE_SILENT": "1"},
             own=await channel(own.address),
             echo=await channel(echo_address),
@@ -168,7 +213,7 @@ async def _measure(names: Sequence[str], seconds: float, rounds: int) -> list[Fi
         for name in names:
             print(f"{name} ...", end=" ", flush=True, file=sys.stderr)
             began = time.perf_counter()
-            figures += [figure async for figure in getattr(bench, "imports" if name == "import" else name)()]
+            figures += [figure async for figure in getattr(bench, _METHODS.get(name, name))()]
             print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
     return figures
 

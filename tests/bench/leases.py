@@ -22,8 +22,10 @@ from tests.bench.echo import ECHO
 from tests.bench.rounds import percentile
 
 #: Real runs have few attempts; a worker takes a new run after so many.
-_ATTEMPTS_A_RUN = 20
-_HOLDER = runs_pb2.Holder(
+ATTEMPTS_A_RUN = 20
+PROJECT = "bench"
+#: What the SDK says of itself in a Slurm job.
+HOLDER = runs_pb2.Holder(
     host="node-17.cluster",
     pid=48213,
     user="trainer",
@@ -50,30 +52,30 @@ class Runlease:
         self._runs: dict[int, tuple[str, int]] = {}
 
     async def prepare(self, worker: int) -> None:
-        self._runs.setdefault(worker, (new_name(), _ATTEMPTS_A_RUN))
+        self._runs.setdefault(worker, (new_name(), ATTEMPTS_A_RUN))
 
     async def pair(self, worker: int) -> None:
         name, left = self._runs[worker]
-        self._runs[worker] = (name, left - 1) if left > 1 else (new_name(), _ATTEMPTS_A_RUN)
+        self._runs[worker] = (name, left - 1) if left > 1 else (new_name(), ATTEMPTS_A_RUN)
         answer = await self.acquire(name)
         await self._stub.Release(
-            leases_pb2.ReleaseRequest(run=_ref(name), fence=answer.grant.fence, outcome=runs_pb2.RUN_STATE_FINISHED)
+            leases_pb2.ReleaseRequest(run=run_ref(name), fence=answer.grant.fence, outcome=runs_pb2.RUN_STATE_FINISHED)
         )
 
     async def acquire(self, name: str) -> leases_pb2.AcquireResponse:
         answer: leases_pb2.AcquireResponse = await self._stub.Acquire(
             leases_pb2.AcquireRequest(
-                run=_ref(name),
+                run=run_ref(name),
                 mode=leases_pb2.RESUME_MODE_ALLOW,
                 nonce=secrets.token_hex(16),
                 ttl_ms=30_000,
-                holder=_HOLDER,
+                holder=HOLDER,
             )
         )
         return answer
 
     async def renew(self, name: str, fence: int) -> None:
-        await self._stub.Renew(leases_pb2.RenewRequest(run=_ref(name), fence=fence, held_by_own_clock=True))
+        await self._stub.Renew(leases_pb2.RenewRequest(run=run_ref(name), fence=fence, held_by_own_clock=True))
 
 
 class Echo:
@@ -154,8 +156,9 @@ async def calls_a_second(workers: list[Callable[[], Awaitable[None]]], seconds: 
     return total / (time.perf_counter() - began)
 
 
-def _ref(name: str) -> runs_pb2.RunRef:
-    return runs_pb2.RunRef(project="bench", id=name)
+def run_ref(name: str) -> runs_pb2.RunRef:
+    """Return the reference to a run of the bench's project."""
+    return runs_pb2.RunRef(project=PROJECT, id=name)
 
 
 def new_name() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +21,7 @@ import grpc
 import grpc.aio
 
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.redis import RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
 _READY_S = 30.0
@@ -28,7 +30,27 @@ _READY_S = 30.0
 @contextmanager
 def coordinator() -> Iterator[CoordinatorProcess]:
     """A coordinator as users run it: embedded store, every write on disk before it is acknowledged."""
-    process = CoordinatorProcess("--log-level", "warning")
+    with _coordinator() as process:
+        yield process
+
+
+@contextmanager
+def two_coordinators() -> Iterator[tuple[RedisServer, list[CoordinatorProcess]] | None]:
+    """Two coordinators on one Redis that syncs each write; None where redis-server is not installed."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        yield None
+        return
+    with ExitStack() as stack:
+        server = RedisServer("appendonly yes", "appendfsync always", binary=binary)
+        stack.callback(server.close)
+        subprocess.run([sys.executable, "-m", "runlease", "bootstrap", server.url], check=True, capture_output=True)
+        yield server, [stack.enter_context(_coordinator("--store", server.url)) for _ in range(2)]
+
+
+@contextmanager
+def _coordinator(*flags: str) -> Iterator[CoordinatorProcess]:
+    process = CoordinatorProcess("--log-level", "warning", *flags)
     try:
         yield process.start()
     finally:
@@ -36,12 +58,12 @@ def coordinator() -> Iterator[CoordinatorProcess]:
 
 
 @contextmanager
-def echo() -> Iterator[str]:
-    """The echo server; yields its address."""
+def echo() -> Iterator[tuple[str, int]]:
+    """The echo server; yields its address and process ID."""
     process = subprocess.Popen([sys.executable, "-m", "tests.bench.echo"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield f"127.0.0.1:{int(process.stdout.readline())}"
+        yield f"127.0.0.1:{int(process.stdout.readline())}", process.pid
     finally:
         _end(process)
 
@@ -131,6 +153,18 @@ def _fdatasync_us(count: int = 200) -> float:
             os.fdatasync(file.fileno())
             took.append((time.perf_counter() - began) * 1e6)
     return median(took)
+
+
+def embedded_url(coordinator: CoordinatorProcess) -> str:
+    """Return the URL of a coordinator's embedded store."""
+    record = json.loads((coordinator.data_dir / "store.json").read_text())
+    return f"unix://{record['socket']}"
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has used, user and system, in steps of a clock tick (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mib(pid: int) -> float:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,14 @@ class Figure:
         return median(self.ratios(wanted.against) if wanted.against else self.own)
 
 
-async def interleave(contenders: Mapping[str, Callable[[], Awaitable[float]]], rounds: int) -> dict[str, list[float]]:
+async def interleave(contenders: Mapping[str, Callable[[], Awaitable[_T]]], rounds: int) -> dict[str, list[_T]]:
     """Run each contender once a round, in turn; returns their values.
 
     The order turns by one each round, so nobody always follows the same neighbour. A first round warms up and is
     thrown away: connections, caches, the interpreter's specialised code.
     """
     names = list(contenders)
-    values: dict[str, list[float]] = {name: [] for name in names}
+    values: dict[str, list[_T]] = {name: [] for name in names}
     for number in range(-1, rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
