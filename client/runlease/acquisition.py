@@ -76,7 +76,8 @@ class Acquirer:
         if self._request.wait_s is not None:
             wait_s = self._request.wait_s
         if wait_s:
-            self._plan_wait(wait_s, local=False)
+            # The first look is short: its holder may be dead, on this machine, and people want to know who it is.
+            self._plan_wait(wait_s, local=True)
         retrying = tenacity.Retrying(
             retry=self._worth_another_try, wait=self._pause, stop=tenacity.stop_never, reraise=True
         )

@@ -52,7 +52,8 @@ class LeaseStore:
         self._store = store
         self._wakeups = wakeups
         self._lock_delay_us = lock_delay_us
-        self._calls = (f"{token_hex(4)}.{number}" for number in count())
+        prefix = token_hex(4)
+        self._calls = (f"{prefix}.{number}" for number in count())
         self._cleanups: set[asyncio.Task[bool]] = set()
         self._draining = False
 
