@@ -15,7 +15,7 @@ import tenacity
 
 import runlease
 from runlease import exits
-from runlease.channel import Caller, coordinator_address, credentials, open_channel
+from runlease.channel import Caller, close_channel, coordinator_address, credentials, open_channel
 from runlease.client import Grant, grant_of, milliseconds, outcome_symbol, run_ref
 from runlease.clock import suspend_aware
 from runlease.disabled import DisabledLog, disabled_lease
@@ -253,7 +253,7 @@ class OnlineSession:
     def close(self) -> None:
         """Close the connections."""
         self._renewer.stop()
-        self._channel.close()
+        close_channel(self._channel)
 
 
 class _NoSession:
