@@ -122,7 +122,7 @@ print('leaving', flush=True)
 def test_exit_does_not_wait_for_a_call_that_got_no_threads(coordinator: CoordinatorProcess, project: str) -> None:
     # Given a script whose end falls between the first and the last thread of a new stream
     script = f"""
-import threading
+import gc, threading
 import runlease
 from runlease.buffer import WriterSettings
 WriterSettings.__init__.__kwdefaults__['stays_connected'] = False
@@ -134,6 +134,9 @@ def refuse(thread):
     start(thread)
 threading.Thread.start = refuse
 run.log({{'a': 1.0}})
+run.finish()
+del run
+gc.collect()  # gRPC closes channels that nobody refers to
 """
     done = subprocess.run(
         [sys.executable, "-c", script], env=coordinator.env, capture_output=True, text=True, timeout=40, check=True
