@@ -16,6 +16,7 @@ before it is settled itself. That costs two round trips a rewind, of which a tra
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from dataclasses import dataclass
 
@@ -64,6 +65,14 @@ class WriterSettings:
 
     backoff_max_s: float = 2.0
     """Seconds between attempts to connect, at most."""
+
+    stays_connected: bool = (3, 12) <= sys.version_info < (3, 12, 3)
+    """Whether to connect at once and again after a break, though nothing waits to be sent.
+
+    CPython 3.12.0 to 3.12.2 start no thread once the main thread has come to its end, not even for `atexit` or for
+    threads that still run (python/cpython#113964), and a gRPC stream needs threads. There a stream has to be ready
+    before, or what is logged last would be lost. All others start threads until the exit hooks are done.
+    """
 
 
 @dataclass(slots=True)

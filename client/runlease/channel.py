@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from runlease.settings import DEFAULT_COORDINATOR, read_environment
 from runlease.status import error_from
 
 _Response = TypeVar("_Response")
+
+_given_up: weakref.WeakSet[grpc.Channel] = weakref.WeakSet()
 
 #: One attempt of a call: above a slow fsync, below a renewal's period at the shortest ttl times three.
 CALL_TIMEOUT_S = 5.0
@@ -49,6 +52,17 @@ def open_channel(address: str) -> grpc.Channel:
     """
     options = [*_OPTIONS, ("grpc.enable_http_proxy", int(read_environment().proxy))]
     return grpc.insecure_channel(_target(address), options=options)
+
+
+def give_up(channel: grpc.Channel) -> None:
+    """Note that a call could not start its threads: to close this channel would wait for them for ever."""
+    _given_up.add(channel)
+
+
+def close_channel(channel: grpc.Channel) -> None:
+    """Close a channel, unless it was given up; that one's connection ends with the process."""
+    if channel not in _given_up:
+        channel.close()
 
 
 def credentials(token: str | None) -> tuple[tuple[str, str], ...]:

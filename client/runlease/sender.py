@@ -89,16 +89,18 @@ class Sender:
             if stream is self._stream:  # not one that was given up
                 self._take_reply(reply, now)
         self._watch(now)
-        self._connect(now)
+        if self._wants_stream and now >= self._retry_at:
+            self.connect(now)
         self._send(now)
 
     def next_at(self) -> float | None:
         """Return when the next turn is due if nothing comes in before; None: not at all."""
         buffer = self.buffer
         times = []
-        if self._stream is None:
-            if not buffer.empty:
-                times.append(self._retry_at)
+        if self._wants_stream:
+            times.append(self._retry_at)
+        elif self._stream is None:
+            pass
         elif not self._is_open or buffer.in_flight:
             times.append(self._heard_at + self._settings.silence_s)
         if self._is_open and buffer.may_send and self._drain_at is not None:
@@ -116,9 +118,16 @@ class Sender:
 
     # To the coordinator.
 
-    def _connect(self, now: float) -> None:
-        if self._stream is not None or self.buffer.empty or now < self._retry_at:
-            return
+    @property
+    def _wants_stream(self) -> bool:
+        return self._stream is None and (self._settings.stays_connected or not self.buffer.empty)
+
+    def connect(self, now: float) -> None:
+        """Open a stream; `turn` does so when one is needed.
+
+        Raises:
+            Stopped: no stream can be opened any more.
+        """
         try:
             self._stream = self._open_stream()
         except (ValueError, RuntimeError) as error:  # the channel is closed, or the interpreter is ending
@@ -227,7 +236,10 @@ class Sender:
 
     def _back_off(self, now: float) -> None:
         # Jitter, or a coordinator that comes back would get all its writers at once.
-        self._retry_at = now + self._backoff_s * self._random.uniform(0.5, 1.0)
+        pause_s = self._backoff_s * self._random.uniform(0.5, 1.0)
+        if self._settings.stays_connected and self._backoff_s == self._settings.backoff_min_s:
+            pause_s = 0.0  # the next stream must be there before the process may end; it waits for its connection
+        self._retry_at = now + pause_s
         self._backoff_s = min(2 * self._backoff_s, self._settings.backoff_max_s)
 
     def _tell_drops(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from runlease.channel import Caller
+from runlease.channel import Caller, close_channel
 from runlease.client import outcome_symbol, run_ref
 from runlease.lease import Lease, Renewer
 from runlease.member import Follower
@@ -57,7 +57,7 @@ class OnlineSession:
     def close(self) -> None:
         """Close the connections."""
         self._keeper.stop()
-        self._channel.close()
+        close_channel(self._channel)
 
 
 class NoSession:

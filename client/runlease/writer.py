@@ -22,6 +22,7 @@ import grpc
 
 from runlease.appendstream import AppendStream, Reply
 from runlease.buffer import Flush, Item, Mark, WriterSettings
+from runlease.channel import give_up
 from runlease.durable import Durable
 from runlease.exceptions import InvalidArgument, RunleaseError
 from runlease.ids import MAIN_WRITER
@@ -66,7 +67,7 @@ class LogWriter:
         start: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the writer's place; it connects when something is logged.
+        """Take the writer's place; it connects when something is logged (see `WriterSettings.stays_connected`).
 
         Args:
             channel: to the coordinator; stays the caller's.
@@ -83,6 +84,7 @@ class LogWriter:
         """
         self._name = f"{project}/{run_id}"
         self._settings = settings or WriterSettings()
+        self._channel = channel
         self._stub = metrics_pb2_grpc.MetricServiceStub(channel)
         self._opening = pb.OpenWriter(
             run=runs_pb2.RunRef(project=project, id=run_id),
@@ -119,6 +121,9 @@ class LogWriter:
 
     def start(self) -> None:
         """Start the thread that sends."""
+        if self._settings.stays_connected:  # here, not on the thread: the process may end before its first turn
+            with contextlib.suppress(Stopped):  # the thread meets it again, and tells
+                self._sender.connect(self._clock())
         self._thread.start()
 
     def log(self, step: int, time_s: float, keys: tuple[str, ...], values: tuple[float, ...]) -> None:
@@ -295,7 +300,12 @@ class LogWriter:
             self._edition += 1
 
     def _open_stream(self) -> AppendStream:
-        return AppendStream(self._stub, self._opening, self._metadata, self._deliver)
+        wait_for_ready = self._settings.stays_connected
+        try:
+            return AppendStream(self._stub, self._opening, self._metadata, self._deliver, wait_for_ready=wait_for_ready)
+        except RuntimeError:  # no thread can be started: the interpreter is ending, or the system has no more
+            give_up(self._channel)
+            raise
 
     def _deliver(self, stream: AppendStream, reply: Reply) -> None:
         self._replies.append((stream, reply))

@@ -17,7 +17,7 @@ from shutil import rmtree
 import pytest
 from runlease import demo
 from runlease.demo import processes
-from runlease.demo.processes import Child, Children, DemoFailed, poll
+from runlease.demo.processes import Child, Children, DemoFailed, Interrupts, poll
 
 pytest.importorskip("numpy", reason="the demo needs the extra `demo`")
 
@@ -130,7 +130,7 @@ def test_a_trainer_that_died_before_its_first_checkpoint_starts_over(stage: Stag
     # again from step 0 rather than go on at step 100 with an untrained model.
     import runlease
 
-    children = Children(stage.directory)
+    children = Children(stage.directory, Interrupts())
     try:
         serve = ["-m", "runlease", "serve", "--listen", "127.0.0.1:0", "--data-dir"]
         coordinator = children.start("coordinator", *serve, str(stage.directory / "store"))
@@ -256,7 +256,7 @@ def test_children_see_one_coordinator_and_no_settings_of_the_caller(
 ) -> None:
     monkeypatch.setenv("RUNLEASE_RUN_ID", "foreign")
     monkeypatch.setenv("WANDB_RESUME", "must")
-    children = Children(stage.directory)
+    children = Children(stage.directory, Interrupts())
     show = "import os; print(*sorted(n for n in os.environ if n.startswith(('RUNLEASE_', 'WANDB_'))), 'end')"
     child = children.start("child", "-c", show, RUNLEASE_COORDINATOR="127.0.0.1:1")
     assert child.wait_for_line("end", 30) == "RUNLEASE_COORDINATOR end"

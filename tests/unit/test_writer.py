@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -13,7 +14,9 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
+from runlease.channel import close_channel
 from runlease.exceptions import (
+    CoordinatorUnavailable,
     InvalidArgument,
     PermissionDenied,
     RunDeleted,
@@ -25,7 +28,9 @@ from runlease.writer import LogWriter, WriterSettings
 
 from tests.support.logserver import Fate, LogServer, WriterLog
 
-FAST = WriterSettings(drain_interval_s=0.02, backoff_min_s=0.01, backoff_max_s=0.05, silence_s=5.0)
+FAST = WriterSettings(
+    drain_interval_s=0.02, backoff_min_s=0.01, backoff_max_s=0.05, silence_s=5.0, stays_connected=False
+)
 #: Bound of waits that end long before when all is well, in seconds.
 LONG = 20.0
 
@@ -55,7 +60,7 @@ def make(server: LogServer) -> Iterator[Callable[..., LogWriter]]:
         writer.abandon()
     wait_until(lambda: not own_threads(), "its threads end")
     for channel in channels:
-        channel.close()
+        close_channel(channel)
 
 
 def own_threads() -> list[threading.Thread]:
@@ -156,6 +161,47 @@ def test_an_idle_writer_neither_connects_nor_wakes(make: Callable[..., LogWriter
     assert len(ticks) == before
     assert not server.openings
     assert writer.close(LONG)
+
+
+def test_a_writer_that_stays_connected_needs_no_thread_for_what_is_logged_last(
+    make: Callable[..., LogWriter], server: LogServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a writer whose connection broke while nothing was logged
+    writer = make(dataclasses.replace(FAST, stays_connected=True))
+    wait_until(lambda: writer.stats().connected, "it has connected")
+    server.stop()
+    wait_until(lambda: not writer.stats().connected, "it has noticed")
+
+    # when its thread can start no other any more, then it needs none.
+    refuse_threads(monkeypatch)
+    log_steps(writer, 0)
+    server.start()
+    assert writer.flush(LONG)
+    assert steps_of(server.log) == [0]
+
+
+def test_a_writer_that_gets_no_threads_says_so(make: Callable[..., LogWriter], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[RunleaseError] = []
+    writer = make(on_stale=told.append)
+    refuse_threads(monkeypatch)
+    log_steps(writer, 0)
+    assert not writer.flush(LONG)
+    wait_until(lambda: bool(told), "it has said so")
+    assert isinstance(told[0], CoordinatorUnavailable)
+    assert "can't create new thread" in str(told[0])
+    assert writer.stats().lost == 1
+
+
+def refuse_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the writer's thread start no other, as at the end of Python 3.12.0 to 3.12.2."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if threading.current_thread().name == "runlease-log":
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
 
 
 def test_a_new_writer_goes_on_where_the_log_of_its_fence_ends(

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from runlease.demo.processes import Interrupts
+
 __all__ = ["DEFAULT_STEPS", "MIN_STEPS", "main"]
 
 #: A training long enough to be killed in the middle, and short enough to be watched.
@@ -73,9 +75,14 @@ def main(
         echo(f"runlease demo: {obstacle}")
         return 2
     started = time.monotonic()
-    with _workplace(data_dir, keep=keep, echo=echo) as directory, _signals_as_interrupt():
+    interrupts = Interrupts()
+    # SIGTERM and SIGHUP end the demo as Ctrl-C does, so that nothing stays behind.
+    with (
+        _workplace(data_dir, keep=keep, echo=echo) as directory,
+        _handling(interrupts, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+    ):
         echo(_INTRODUCTION.format(directory=directory))
-        status = _play(directory, steps=steps, seed=seed, echo=echo)
+        status = _play(directory, interrupts, steps=steps, seed=seed, echo=echo)
     if status == 0:
         echo(_SUMMARY)
         echo(f"\nAll of it holds; {time.monotonic() - started:.0f} s. Nothing was left running.")
@@ -93,13 +100,13 @@ def _obstacle(steps: int) -> str:
     return ""
 
 
-def _play(directory: Path, *, steps: int, seed: int, echo: Callable[[str], None]) -> int:
+def _play(directory: Path, interrupts: Interrupts, *, steps: int, seed: int, echo: Callable[[str], None]) -> int:
     # Imported here: NumPy and gRPC must not be loaded by `import runlease.demo`.
     import runlease
     from runlease.demo.processes import Children, DemoFailed
     from runlease.demo.story import Story
 
-    children = Children(directory)
+    children = Children(directory, interrupts)
     try:
         if Story(children, directory, steps=steps, seed=seed, echo=echo).play():
             return 0
@@ -129,17 +136,6 @@ def _workplace(data_dir: Path | None, *, keep: bool, echo: Callable[[str], None]
             echo(f"  runlease serve --data-dir {directory / 'store'}")
         else:
             shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does, so that nothing stays behind."""
-
-    def interrupt(signal_number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with _handling(interrupt, signal.SIGTERM, signal.SIGHUP):
-        yield
 
 
 @contextlib.contextmanager

@@ -12,11 +12,39 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 #: Seconds that a child gets between the polite signal and SIGKILL.
 GRACE_S = 15.0
 #: Variables of the caller that would point the children at another coordinator, run or mode.
 _FOREIGN = ("RUNLEASE_", "WANDB_")
+
+
+class Interrupts:
+    """Turns signals into KeyboardInterrupt, but never between the start of a child and the note of its PID."""
+
+    def __init__(self) -> None:
+        """Interrupt at once, as long as nothing is being started."""
+        self._starting = self._pending = False
+
+    def __call__(self, signal_number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if self._starting:
+            self._pending = True
+        else:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Keep signals for the end of the block."""
+        self._starting = True
+        try:
+            yield
+        finally:
+            self._starting = False
+            if self._pending:
+                self._pending = False
+                raise KeyboardInterrupt
 
 
 class DemoFailed(Exception):
@@ -133,9 +161,10 @@ class Child:
 class Children:
     """Every process that the demo has started; `end` ends them, the latest first."""
 
-    def __init__(self, directory: Path) -> None:
-        """Run children in `directory`."""
+    def __init__(self, directory: Path, interrupts: Interrupts) -> None:
+        """Run children in `directory`; `interrupts` handles the signals that end the demo."""
         self._directory = directory
+        self._interrupts = interrupts
         self._started: list[Child] = []
 
     def start(
@@ -146,8 +175,9 @@ class Children:
         **environment: str,
     ) -> Child:
         """Start `python *command` with `environment` added to the caller's."""
-        child = Child(name, command, environment=_environment(environment), cwd=self._directory, on_line=on_line)
-        self._started.append(child)
+        with self._interrupts.held_back():
+            child = Child(name, command, environment=_environment(environment), cwd=self._directory, on_line=on_line)
+            self._started.append(child)
         return child
 
     def end(self) -> None:
