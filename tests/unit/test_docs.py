@@ -64,20 +64,28 @@ def test_every_command_is_in_the_readme() -> None:
     assert sorted(_HELP.findall(README.read_text())) == sorted(["", *program.commands])
 
 
-def test_python_blocks_of_the_readme_run(coordinator: CoordinatorProcess) -> None:
+def test_python_blocks_of_the_readme_run(coordinator: CoordinatorProcess, tmp_path: Path) -> None:
     blocks = _PYTHON.findall(README.read_text())
-    assert len(blocks) == 3
+    assert len(blocks) == 5
 
     def run(block: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-W", "error", "-c", _OWN + block]
-        return subprocess.run(command, capture_output=True, text=True, env=coordinator.env, check=False, timeout=60)
+        return subprocess.run(
+            command, capture_output=True, text=True, env=coordinator.env, cwd=tmp_path, check=False, timeout=60
+        )
 
-    example, refusal, reading = blocks
+    example, automatic, branch, refusal, reading = blocks
     first, second = run(example), run(example)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert first.stderr.startswith("runlease: starting new run nbs1e6hk (")
     # Given the checkpoint of step 19 000, the second start goes on behind it.
     assert "at step 19001, attempt 2" in second.stderr
+    found = run(automatic)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split()[1:] == ["0", "new"]
+    assert (tmp_path / ".runlease" / "resume.json").exists()
+    forked = run(branch)
+    assert forked.returncode == 0, forked.stderr
     assert run(refusal).returncode == 0
     read = run(reading)
     assert read.returncode == 0, read.stderr
