@@ -48,10 +48,8 @@ def _facts(run: RunRecord) -> Iterator[tuple[str, str]]:
         yield "lease", f"{_freedom(run)}, last fence {run.fence}"
     if run.parent is not None:
         parent = run.parent
-        yield (
-            "continues",
-            f"{printable(f'{run.project}/{parent.id}')} up to step {parent.step}, its attempt {parent.attempt}",
-        )
+        upto = f"up to step {parent.step}, as it stood in its attempt {parent.attempt}"
+        yield "continues", f"{run.project}/{parent.id} {upto}"
     highest = f" (highest logged: {run.last_step})" if run.last_step >= 0 else ""
     yield "next step", f"{run.next_step}{highest}"
     logged = "" if run.last_log_s is None else f", the last ones {duration(now - run.last_log_s)} ago"

@@ -113,7 +113,7 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
         if request.id and not project:
             raise InvalidField("project", "required with an id")
         run = fields.run_in(project, request.id, "id") if request.id else None
-        cursor = Cursor.parse(request.after) if request.after else self._events.now()
+        cursor = Cursor.parse(request.after) if request.after else await self._events.end(project)
         async for event in self._events.follow(project, cursor):
             if self._draining:
                 raise Unavailable("DRAINING", "the coordinator is shutting down")

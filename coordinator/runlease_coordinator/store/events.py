@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 
@@ -13,6 +14,8 @@ from runlease_coordinator.store.wakeups import Wakeups
 _PAGE = 500
 #: A watcher hears of the coordinator at least this often; the store is read only when there is something new.
 SIGN_OF_LIFE_S = 5.0
+#: Beyond what the store's clock as known here may be ahead.
+_MOMENT_MS = 1000
 
 
 class EventStore:
@@ -27,6 +30,21 @@ class EventStore:
         """Return the position of what comes from now on."""
         # Less a millisecond: entries of the present one may have the lowest ID of it.
         return Cursor(f"{self._store.clock.now_us() // 1000 - 1}-0")
+
+    async def end(self, project: str) -> Cursor:
+        """Return the position behind what a project ('': any) has seen so far, exactly.
+
+        Raises:
+            Unavailable: the store is away.
+        """
+        # Of most partitions the last entry is older than a moment ago, and needs no place of its own in the cursor.
+        start = f"{self._store.clock.now_us() // 1000 - _MOMENT_MS}-0"
+        partitions = [partition_of(project)] if project else list(range(PARTITIONS))
+        call = self._store.reads.call
+        pages = await asyncio.gather(
+            *(call("XREVRANGE", partition_keys(n).events, "+", f"({start}", "COUNT", 1) for n in partitions)
+        )
+        return Cursor(start, {n: page[0][0].decode() for n, page in zip(partitions, pages, strict=True) if page})
 
     async def follow(self, project: str, cursor: Cursor) -> AsyncIterator[Event | None]:
         """Yield events behind the cursor, which moves along, for ever; None is a sign of life.
