@@ -12,19 +12,19 @@ from typing import Any
 
 import grpc.aio
 from redis.asyncio import Redis
-from runlease.v1 import leases_pb2, leases_pb2_grpc, runs_pb2, runs_pb2_grpc
+from runlease.v1 import leases_pb2_grpc, runs_pb2, runs_pb2_grpc
 from runlease_coordinator.store.keys import RunKeys, run_keys
 
-from tests.bench import processes
-from tests.bench.leases import HOLDER
-from tests.bench.rounds import Figure, Wanted
+from tests.bench import idle, processes
+from tests.bench.rounds import Figure
 
 RUNS = 100_000
 #: Every so many runs one that is held; one that carries a tag of its own.
 _RUNNING_EVERY, _TAGGED_EVERY = 100, 1000
 _PROJECT = "many"
 _CHUNK = 2000
-_CONFIG = {"lr": "0.0003", "batch_size": "256", "model": '"resnet50"', "epochs": "90", "seed": "17"}
+#: Runs a page when all are read.
+_PAGE = 1000
 
 #: KEYS 1 run done  2 its attempts  3 run held  4 its attempts  5 runs  6 live
 #: ARGV 1 first number  2 how many  3 update time of run 0 (us)  4 running every  5 tagged every  6 prefix of run keys
@@ -47,25 +47,6 @@ for i = first, first + count - 1 do
   end
 end
 """
-
-
-async def _template(stub: Any, name: str, *, released: bool) -> RunKeys:
-    ref = runs_pb2.RunRef(project=_PROJECT, id=name)
-    answer = await stub.Acquire(
-        leases_pb2.AcquireRequest(
-            run=ref,
-            mode=leases_pb2.RESUME_MODE_ALLOW,
-            nonce=f"nonce-of-{name:>23}",
-            holder=HOLDER,
-            config=_CONFIG,
-            tags=runs_pb2.Tags(tags=["baseline"]),
-        )
-    )
-    if released:
-        await stub.Release(
-            leases_pb2.ReleaseRequest(run=ref, fence=answer.grant.fence, outcome=runs_pb2.RUN_STATE_FINISHED)
-        )
-    return run_keys(_PROJECT, name)
 
 
 async def _fill(store: Redis, done: RunKeys, held: RunKeys) -> None:
@@ -96,19 +77,13 @@ class Reader:
         tokens: list[str] = []
         token, found, total = "", 0, 0.0
         while True:
-            took, answer = await self.page(page_token=token, page_size=1000, **fields)
+            took, answer = await self.page(page_token=token, page_size=_PAGE, **fields)
             total, found, token = total + took, found + len(answer.runs), answer.next_page_token
             if not token:
                 break
             tokens.append(token)
         assert found == expected, f"{found} runs, not {expected}"
         return total, tokens
-
-
-async def _usage_kib(store: Redis, keys: RunKeys) -> float:
-    """Return what MEMORY USAGE says of a run's own keys, in KiB."""
-    own = (keys.run, keys.attempts, keys.ckpt, keys.ckptdoc, keys.seq, keys.log, keys.wait, keys.waitx)
-    return sum([await store.memory_usage(key, samples=0) or 0 for key in own]) / 1024
 
 
 async def figures(rounds: int) -> AsyncIterator[Figure]:
@@ -120,28 +95,28 @@ async def figures(rounds: int) -> AsyncIterator[Figure]:
         ):
             await processes.ready(channel)
             stub = leases_pb2_grpc.LeaseServiceStub(channel)
-            done = await _template(stub, "done", released=True)
-            held = await _template(stub, "held", released=False)
-            bound = [Wanted(3, False)]
-            usage = {"runlease": [await _usage_kib(store, done)]}
-            yield Figure("memory of an idle run, its own keys", "KiB", usage, bound, 2)
+            done, held = run_keys(_PROJECT, "done"), run_keys(_PROJECT, "held")
+            await idle.release(stub, _PROJECT, "done", await idle.acquire(stub, _PROJECT, "done"))
+            fence = await idle.acquire(stub, _PROJECT, "held")
             before = (await store.info("memory"))["used_memory"]
             await _fill(store, done, held)
+            await idle.release(stub, _PROJECT, "held", fence)
             share = ((await store.info("memory"))["used_memory"] - before) / RUNS / 1024
             total = {"runlease": [share]}
-            yield Figure(f"memory of a run, share of {RUNS:,} in the store", "KiB", total, bound, 2)
+            yield Figure(f"memory of a run, share of {RUNS:,} in the store", "KiB", total, [idle.WANTED_KIB], 2)
             async for figure in _times(Reader(channel), rounds):
                 yield figure
 
 
 async def _times(reader: Reader, rounds: int) -> AsyncIterator[Figure]:
     walked, tokens = await reader.all(RUNS + 2)
-    yield Figure(f"all of {RUNS:,} runs, pages of 1000", "ms", {"runlease": [walked]})
-    middle = tokens[len(tokens) // 2]
+    yield Figure(f"all of {RUNS:,} runs, pages of {_PAGE}", "ms", {"runlease": [walked]})
+    assert len(tokens) == RUNS // _PAGE
+    behind = tokens[RUNS // 2 // _PAGE - 1]
     running = [runs_pb2.RUN_STATE_RUNNING]
     pages: dict[str, dict[str, Any]] = {
         "first page of 100": {},
-        "page of 100 behind the first 50,000": {"page_token": middle},
+        "page of 100 behind the first 50,000": {"page_token": behind},
         "first page of 100 that run": {"states": running},
     }
     whole: dict[str, tuple[int, dict[str, Any]]] = {
