@@ -255,4 +255,7 @@ def test_every_refusal_of_the_coordinator_has_a_row() -> None:
         errors.Unavailable,
     }
     kinds = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DomainError)}
-    assert {kind for kind in kinds if not kind.__name__.startswith("_")} - {errors.DomainError, errors.RunError} == known
+    assert {kind for kind in kinds if not kind.__name__.startswith("_")} - {
+        errors.DomainError,
+        errors.RunError,
+    } == known

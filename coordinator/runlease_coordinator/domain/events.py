@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from runlease_coordinator.domain.errors import InvalidField
 
-
 _PLACE = re.compile(r"(?P<number>\*|[0-5]?\d|6[0-3])=(?P<entry>(?P<time>\d{1,20})-(?P<index>\d{1,20}))", re.ASCII)
 
 
