@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ class Handoff:
 
     def __init__(self, channels: Sequence[grpc.aio.Channel], store: Redis) -> None:
         """Take a channel to each coordinator, and the store, where the queue's length is read."""
-        self._stubs = cycle([leases_pb2_grpc.LeaseServiceStub(channel) for channel in channels])
+        self._stubs: Iterator[Any] = cycle([leases_pb2_grpc.LeaseServiceStub(channel) for channel in channels])
         self._store = store
 
     async def passed_on(self, waiting: int, seconds: float) -> list[float]:

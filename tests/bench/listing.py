@@ -6,8 +6,9 @@ IDs, names and update times of their own: what they hold is what `acquire.lua` a
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import grpc.aio
@@ -16,13 +17,17 @@ from runlease.v1 import leases_pb2_grpc, runs_pb2, runs_pb2_grpc
 from runlease_coordinator.store.keys import RunKeys, run_keys
 
 from tests.bench import idle, processes
-from tests.bench.rounds import Figure
+from tests.bench.leases import Runlease, new_name
+from tests.bench.rounds import Figure, interleave, percentile
 
 RUNS = 100_000
 #: Every so many runs one that is held; one that carries a tag of its own.
 _RUNNING_EVERY, _TAGGED_EVERY = 100, 1000
 _PROJECT = "many"
 _CHUNK = 2000
+#: Occurs in one run's ID.
+_TEXT = "run-031415"
+_RENEW_EVERY_S, _QUIET_S = 0.005, 1.0
 #: Runs a page when all are read.
 _PAGE = 1000
 
@@ -106,6 +111,37 @@ async def figures(rounds: int) -> AsyncIterator[Figure]:
             yield Figure(f"memory of a run, share of {RUNS:,} in the store", "KiB", total, [idle.WANTED_KIB], 2)
             async for figure in _times(Reader(channel), rounds):
                 yield figure
+            yield await _renewals_meanwhile(channel, rounds)
+
+
+async def _renewals_meanwhile(channel: grpc.aio.Channel, rounds: int) -> Figure:
+    """Return how long a renewal takes while somebody searches all runs, and while nobody does."""
+    own, name, reader = Runlease(channel), new_name(), Reader(channel)
+    fence = (await own.acquire(name)).grant.fence
+
+    async def renewals(until: asyncio.Future[None]) -> float:
+        took = []
+        while not until.done():
+            began = time.perf_counter()
+            await own.renew(name, fence)
+            took.append((time.perf_counter() - began) * 1e3)
+            await asyncio.sleep(_RENEW_EVERY_S)
+        until.result()  # a search that failed is no search
+        return percentile(took, 0.99)
+
+    async def searching() -> float:
+        search = asyncio.create_task(_nothing(reader.all(1, text=_TEXT)))
+        return await renewals(search)
+
+    async def quiet() -> float:
+        return await renewals(asyncio.create_task(asyncio.sleep(_QUIET_S)))
+
+    found = await interleave({"runlease": searching, "nobody searches": quiet}, rounds)
+    return Figure("a renewal while all runs are searched for a text, p99", "ms", found, digits=1)
+
+
+async def _nothing(call: Awaitable[Any]) -> None:
+    await call
 
 
 async def _times(reader: Reader, rounds: int) -> AsyncIterator[Figure]:
@@ -122,7 +158,7 @@ async def _times(reader: Reader, rounds: int) -> AsyncIterator[Figure]:
     whole: dict[str, tuple[int, dict[str, Any]]] = {
         "all 1000 that run": (RUNS // _RUNNING_EVERY, {"states": running}),
         "all 100 with a tag": (RUNS // _TAGGED_EVERY, {"tags": ["rare"]}),
-        "the one whose ID has a text": (1, {"text": "run-031415"}),
+        "the one whose ID has a text": (1, {"text": _TEXT}),
     }
     for title, fields in pages.items():
         await reader.page(**fields)

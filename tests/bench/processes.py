@@ -162,9 +162,12 @@ def embedded_url(coordinator: CoordinatorProcess) -> str:
 
 
 def cpu_s(pid: int) -> float:
-    """Return the CPU time that a process has used, user and system, in steps of a clock tick (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the CPU time that a process has used, user and system, all threads (Linux).
+
+    /proc/PID/stat has it as well, in ticks of 10 ms. The clock of another process is what clock_getcpuclockid(3) makes
+    of its ID: the ID's complement, shifted, and CPUCLOCK_SCHED.
+    """
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def resident_mib(pid: int) -> float:
