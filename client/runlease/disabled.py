@@ -10,7 +10,6 @@ from runlease.lease import Lease
 from runlease.leasestate import LeaseMachine
 from runlease.stats import Stats
 
-
 log = logging.getLogger("runlease")
 
 

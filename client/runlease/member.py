@@ -56,9 +56,7 @@ class Follower:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            request = runs_pb2.WatchRequest(
-                project=self._lease.project, id=self._lease.run_id, after=self._cursor
-            )
+            request = runs_pb2.WatchRequest(project=self._lease.project, id=self._lease.run_id, after=self._cursor)
             try:
                 self._call = self._stub.Watch(request, metadata=self._metadata)
                 for response in self._call:

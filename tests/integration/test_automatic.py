@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import runlease
+
 from tests.support.coordinator import CoordinatorProcess
 
 SCRIPT = """
@@ -41,7 +41,9 @@ class Jobs:
         self.coordinator, self.project, self.directory = coordinator, project, directory
         self.stderr = ""
 
-    def play(self, env: dict[str, str] | None = None, where: str = "a", script: str = "train.py", **args: Any) -> list[Any]:
+    def play(
+        self, env: dict[str, str] | None = None, where: str = "a", script: str = "train.py", **args: Any
+    ) -> list[Any]:
         directory = self.directory / where
         directory.mkdir(exist_ok=True)
         path = directory / script
@@ -128,7 +130,9 @@ def test_an_interactive_job_is_no_key(jobs: Jobs) -> None:
     assert jobs.play(interactive, "a")[0] == first[0]  # its directory still is
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"version": 1, "entries": {', "[]", "null", '{"entries": 7}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"version": 1, "entries": {', "[]", "null", '{"entries": 7}', "\x00\xff"]
+)
 def test_a_broken_resume_file_starts_anew_and_is_mended(jobs: Jobs, content: str) -> None:
     first = jobs.play(end="failed")
     path = jobs.directory / "a" / ".runlease" / "resume.json"
