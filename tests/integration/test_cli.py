@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import socket
@@ -17,6 +18,7 @@ from runlease.cli.output import to_json
 from tests.support.cli import RUNLEASE, SECRET, Cli, without_module
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.terminal import Terminal
+from tests.support.wait import until
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +200,15 @@ def test_ctrl_c_at_the_question_deletes_nothing(cli: Cli, client: runlease.Clien
     path = end_run(client, project, "asked")
     with Terminal([*RUNLEASE, "delete", path], cli.env) as terminal:
         terminal.read_until("[y/N]")
-        terminal.type("\x03")
+
+        def interrupted() -> bool:
+            # Python sees a signal that comes just before it reads only after that: then people press it again.
+            terminal.type("\x03")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                terminal.process.wait(5)
+            return terminal.process.returncode is not None
+
+        until(interrupted)
         assert terminal.wait() == 130
         assert "Traceback" not in terminal.text
     assert client.get_run(project, "asked").state == "finished"
