@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -75,8 +76,8 @@ def start_puppet() -> Iterator[Callable[[CoordinatorProcess], Puppet]]:
     """Start trainer processes that do what the test says."""
     started: list[Puppet] = []
 
-    def start(of: CoordinatorProcess, **env: str) -> Puppet:
-        started.append(Puppet(of.env | env))
+    def start(of: CoordinatorProcess, *, cwd: Path | None = None, **env: str) -> Puppet:
+        started.append(Puppet(of.env | env, cwd))
         return started[-1]
 
     yield start

@@ -211,7 +211,8 @@ def _message(request: Request, this: Holder, auto_keys: Sequence[str]) -> leases
         tags=None if request.tags is None else runs_pb2.Tags(tags=request.tags),
         config=request.config,
         auto_keys=auto_keys,
-        auto_search=request.auto or (request.shares_id and request.member),
+        # The one that shall hold starts the run that the others find.
+        auto_search=request.auto or (request.shares_id and not request.holds),
         member=request.member,
         holds=request.holds,
     )

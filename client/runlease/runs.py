@@ -93,6 +93,7 @@ class Run:
         summary: Mapping[str, Any],
         config_changes: Sequence[ConfigChange] = (),
         member: bool = False,
+        auto_keys: Sequence[str] = (),
         lease: Lease,
         writer: Log,
         session: Session,
@@ -108,6 +109,8 @@ class Run:
         self._config, self._summary = dict(config), dict(summary)
         self.config_changes = tuple(config_changes)
         self.member = member
+        #: What an automatic resume found the run by, or will.
+        self.auto_keys = tuple(auto_keys)
         self.lease = lease
         self.ignored = 0
         self._writer, self._session = writer, session
@@ -181,16 +184,16 @@ class Run:
             self._row(step, time_s, tuple(row), tuple(row.values()))
 
     def _check_first(self, step: int) -> None:
+        path = f"{self.project}/{self.id}"
         if step > self.starting_step + (0 if self.resumed else 1):
             log.warning(
-                "runlease: the first step logged is %d, but %s/%s starts at %d: if the training goes on from a "
+                "runlease: the first step logged is %d, but %s starts at %d: if the training goes on from a "
                 "checkpoint, call run.rewind(%d) first%s",
                 step,
-                self.project,
-                self.id,
+                path,
                 self.starting_step,
                 step,
-                "" if self.resumed else "; if it is the continuation of another run, resume that one by its ID",
+                "" if self.resumed else f"; if it continues another run: runlease link {path} --continues THAT_ID",
             )
 
     def commit_checkpoint(

@@ -130,13 +130,14 @@ def init(
     )
     if request.mode == "disabled":
         return _enter(_disabled_run(request, config or {}))
+    keys, resume_file = _auto_keys(request)
     for run in exits.active():
-        if (run.project, canonical_id(run.id)) == (request.project, canonical_id(request.id)):
+        if run.project == request.project and _is_same(run, request, keys):
             if not _in_notebook():
                 return run  # the same run again in one process is the same handle
             run.finish()  # a cell that is run again starts again
     address, metadata = coordinator_address(coordinator), credentials(token)
-    run = _online_run(request, address, metadata)
+    run = _online_run(request, keys, resume_file, address, metadata)
     os.environ["RUNLEASE_FENCE"] = str(run.fence)
     if not environment.silent and not run.member:  # once a group
         print(_entry_lines(run), file=sys.stderr, flush=True)
@@ -201,9 +202,20 @@ def _disabled_run(request: Request, config: Mapping[str, Any]) -> Run:
     )
 
 
-def _online_run(request: Request, address: str, metadata: Sequence[tuple[str, str]]) -> Run:
+def _is_same(run: Run, request: Request, keys: Sequence[str]) -> bool:
+    if request.auto:
+        return not set(keys).isdisjoint(run.auto_keys)
+    return canonical_id(run.id) == canonical_id(request.id)
+
+
+def _online_run(
+    request: Request,
+    keys: Sequence[str],
+    resume_file: ResumeFile | None,
+    address: str,
+    metadata: Sequence[tuple[str, str]],
+) -> Run:
     this = replace(this_process(), job_id=request.job_id, group=request.group)
-    keys, resume_file = _auto_keys(request)
     channel = open_channel(address)
     try:
         acquired = Acquirer(request, this, keys, channel, address, metadata).acquire()
@@ -223,7 +235,8 @@ def _online_run(request: Request, address: str, metadata: Sequence[tuple[str, st
             lease.check()
     keeper.start()
     if resume_file is not None and not grant.rank_ticket:
-        resume_file.remember(request.project, *_script(), keys[-1], grant.run.id)
+        file_key = next(key for key in keys if key.startswith("file:"))
+        resume_file.remember(request.project, *_script(), file_key, grant.run.id)
     return Run(
         project=grant.run.project,
         id=grant.run.id,
@@ -241,21 +254,26 @@ def _online_run(request: Request, address: str, metadata: Sequence[tuple[str, st
         writer=_writer(request, grant, lease, keeper, channel, metadata),
         session=OnlineSession(lease, keeper, channel, address, metadata, member=bool(grant.rank_ticket)),
         member=bool(grant.rank_ticket),
+        auto_keys=keys,
         strict=request.strict,
         on_finish=_leave,
     )
 
 
 def _auto_keys(request: Request) -> tuple[list[str], ResumeFile | None]:
-    """Return the keys to search by or to bind, most explicit first, and the file that keeps the last one."""
+    """Return the keys to search by or to bind, most explicit first, and the file that keeps the directory's own."""
+    # What the ranks of one start find each other by; it means nothing to the next one.
+    group = [f"group:{request.group}"] if request.group else []
     if request.shares_id:
-        return [f"group:{request.group}"], None
+        return group, None
     if request.resume != "auto":
         return [], None
     keys = automatic_keys(os.environ, sys.argv, auto_key=request.auto_key, module=main_module())
     resume_file = ResumeFile(Path.cwd())
     known = resume_file.key(request.project, *_script())
-    return [*keys, known or generate_key()], resume_file
+    if known is None and not request.member:  # a member's would lead nowhere
+        known = generate_key()
+    return [*keys, *([known] if known else []), *group], resume_file
 
 
 def _script() -> tuple[str, str]:

@@ -38,16 +38,19 @@ def srun(number: int, restart: int = 0) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("launcher", [rank, srun])
-@pytest.mark.parametrize("where", [{"id": "r", "resume": "allow"}, {}], ids=["by-id", "no-id"])
+@pytest.mark.parametrize(
+    "where", [{"id": "r", "resume": "allow"}, {}, {"resume": "auto"}], ids=["by-id", "no-id", "auto"]
+)
 def test_the_same_line_on_every_rank(
     coordinator: CoordinatorProcess,
     project: str,
     start_puppet: StartPuppet,
     launcher: Callable[..., dict[str, str]],
     where: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     """Rank 0 holds though it comes last; the others wait for it, and see the same run, step and attempt."""
-    ranks = [start_puppet(coordinator, **launcher(number)) for number in range(4)]
+    ranks = [start_puppet(coordinator, cwd=tmp_path, **launcher(number)) for number in range(4)]
     for member in ranks[1:]:
         member.send("init", project=project, **where)
     holder = ranks[0].call("init", project=project, **where)
@@ -207,3 +210,16 @@ def test_a_start_that_looks_like_the_one_before_does_not_join_it(
     second = new.call("init", project=project, id="r", resume="allow")
     assert (second["member"], second["attempt"]) == (False, 2)
     assert second["fence"] > first["fence"]
+
+
+def test_a_group_without_ranks_shares_the_run_of_the_first(
+    coordinator: CoordinatorProcess, project: str, start_puppet: StartPuppet
+) -> None:
+    for _ in range(2):  # the same name again is another start, and another run
+        processes = [start_puppet(coordinator) for _ in range(3)]
+        facts = [process.call("init", project=project, group="g") for process in processes]
+        assert [fact["member"] for fact in facts] == [False, True, True]
+        assert len({fact["id"] for fact in facts}) == 1
+        assert processes[0].call("finish", outcome="failed")
+    with runlease.Client(coordinator.address) as client:
+        assert len(list(client.list_runs(project))) == 2

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -190,3 +191,12 @@ def test_strict_raises_for_what_is_no_number(init: Any) -> None:
     with init(strict=True) as run, pytest.raises(runlease.InvalidArgument) as caught:
         run.log({"a": 1, "b": "text"})
     assert caught.value.field == "metrics['b']"
+
+
+def test_automatic_twice_in_one_process_is_one_handle(
+    coordinator: CoordinatorProcess, project: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = runlease.init(project=project, resume="auto", coordinator=coordinator.address)
+    assert runlease.init(project=project, resume="auto", coordinator=coordinator.address) is first
+    first.finish()

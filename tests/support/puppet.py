@@ -13,9 +13,12 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 ANSWER_TIMEOUT_S = 60.0
+ROOT = str(Path(__file__).resolve().parents[2])
+PATHS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 
 
 class Refused(Exception):
@@ -30,14 +33,15 @@ class Refused(Exception):
 class Puppet:
     """One puppet process; `call` names a command of `Stage`."""
 
-    def __init__(self, env: dict[str, str]) -> None:
+    def __init__(self, env: dict[str, str], cwd: Path | None = None) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.puppet"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=env | {"PYTHONUNBUFFERED": "1"},
+            env=env | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join([ROOT, *filter(None, PATHS)])},
+            cwd=cwd,
         )
         self._answers: queue.Queue[str] = queue.Queue()
         self._stderr: list[str] = []

@@ -106,7 +106,9 @@ class LeaseStore:
 
     async def _wait(self, wish: Acquisition, keys: RunKeys, request: dict[str, Any], patience: Patience) -> Grant:
         deadline = time.monotonic() + patience.wait_us / 1e6
-        with self._wakeups.waiting((keys.path,), wish.nonce) as waiter:
+        # Members that search by their group's key wait for the run that it will be bound to.
+        topics = (keys.path, f"{wish.project}/*") if wish.auto_search else (keys.path,)
+        with self._wakeups.waiting(topics, wish.nonce) as waiter:
             while True:
                 waiter.clear()
                 try:

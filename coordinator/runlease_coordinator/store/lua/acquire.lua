@@ -79,6 +79,11 @@ if held and request.group and not request.holds and cjson.decode(old[11])[5] == 
   leave_queue(wait_key, waitx_key, nonce)
   return answer('MEMBER', old[6], old[7], run.expiry - now, {})
 end
+if request.auto_found and string.sub(request.auto_found, 1, 6) == 'group:' and not request.member then
+  -- A group's key leads to what the group holds; of an earlier start of the same name it means nothing.
+  redis.call('HDEL', auto_key, request.auto_found)
+  return {'REBOUND', text(now)}
+end
 if request.member and not (run and run.deleted) then
   return {'NO_HOLDER', text(now), redis.call('HGETALL', run_key), 0}
 end
@@ -174,5 +179,8 @@ local who = cjson.decode(request.holder)
 event(events_key, now, project, id, exists and 'granted' or 'created', fence, attempt,
   {holder = who[1] .. ':' .. text(who[2]), continues = parent and request.fork_id,
     step = parent and text(request.fork_step)})
-if request.group then wake(member, '*') end -- its members wait for it
+if request.group then -- its members wait for it, some of them without knowing its run
+  wake(member, '*')
+  if request.auto_keys then wake(project .. '/*', '*') end
+end
 return answer('GRANTED', fence, attempt, request.ttl, changes)
