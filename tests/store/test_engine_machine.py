@@ -289,9 +289,9 @@ class Machine:
         if forced:
             assert broken > max(self.fences[run_id])
             self.fences[run_id].append(broken)
-            run.fence = broken
+            run.fence = run.broken_to = broken
             self.model.note("broken", run_id)
-        assert broken == run.fence
+        assert broken == (run.broken_to if run.broken == fence else fence)
         return True
 
     async def delete(self, who: int, one: int, two: int) -> bool:

@@ -54,10 +54,13 @@ class Run:
     revoked: bool = False
     deleted: bool = False
     broken: int = 0
+    broken_to: int = 0
     next: int = 0
     checkpoints: set[tuple[int, int]] = field(default_factory=set)
     parent: str = ""
     parent_step: int = -1
+    #: Attempt and start of one that was open, without a write, at the link: it supersedes nothing of the parent's.
+    spares: tuple[int, int] = (0, 0)
     children: int = 0
     keys: list[str] = field(default_factory=list)
 
@@ -82,6 +85,13 @@ class Run:
     def count_from(self, start: int) -> None:
         self.next = start
         self.checkpoints = {one for one in self.checkpoints if one[0] < start}
+
+    def begin_to_count(self) -> None:
+        start, shown = self.last.start, self.checkpoints
+        self.count_from(start)
+        if self.spares == (len(self.attempts), start):
+            self.next = max(start, self.parent_step + 1)
+            self.checkpoints |= {one for one in shown if self.by_fence(one[1]) is None}
 
 
 @dataclass
@@ -308,7 +318,7 @@ class Engine:
         else:
             if not run.wrote:
                 run.wrote = run.last.counts = True
-                run.count_from(run.last.start)
+                run.begin_to_count()
             run.rewound = False
             run.next = max(run.next, step + 1)
             if kind == "commit":
@@ -331,7 +341,7 @@ class Engine:
             raise Refusal("LEASE_FREE")
         if force:
             run.finish("killed")
-            run.broken, run.revoked = fence, False
+            run.broken, run.revoked = fence, False  # the new fence comes from the store
         elif not run.revoked:
             run.revoked = True
             self.note("revoked", run_id)
@@ -356,6 +366,7 @@ class Engine:
             raise Refusal("LEASE_HELD")
         if run.end == "":
             run.close("crashed")
+            self.note("expired", run_id)
         run.deleted, run.final, run.expiry, run.avail = True, True, 0, 0
         self.forget(run_id)
         self.note("deleted", run_id)
@@ -410,6 +421,8 @@ class Engine:
                 return
             raise Refusal("LINKED_ALREADY")
         self.adopt(run, parent_id, step)
+        if not run.wrote:
+            run.spares = (len(run.attempts), run.last.start)
         run.next = max(run.next, step + 1)
         self.note("linked", run_id)
 

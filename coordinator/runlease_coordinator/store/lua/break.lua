@@ -4,7 +4,7 @@
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 wait  8 waitx
 -- ARGV  1 project  2 canonical ID  3 fence  4 '1' to force  5 reason  6 by whom
 -- Returns {verdict, now, ...}:
---   BROKEN  fence now     STALE  record [field, value, ...]     FREE (nobody holds it) ABSENT DELETED UNBOOTSTRAPPED
+--   BROKEN  fence after the break     STALE  record [field, value, ...]     FREE (nobody holds it) ABSENT DELETED UNBOOTSTRAPPED
 local project, id, fence, force, reason, by = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[5], ARGV[6]
 local run_key, attempts_key = KEYS[2], KEYS[3]
 local now, _, refusal = gate(KEYS[1])
@@ -13,7 +13,8 @@ local run = redis.call('HMGET', run_key, 'fence', 'end', 'attempt', 'deleted', '
   'revoked')
 if not run[1] then return {'ABSENT', text(now)} end
 if run[4] then return {'DELETED', text(now)} end
-if run[6] == fence then return {'BROKEN', text(now), run[1]} end -- a repetition: the break is done
+local broken, fence_then = string.match(run[6] or '', '^(%d+) (%d+)$')
+if broken == fence then return {'BROKEN', text(now), fence_then} end -- a repetition: the break is done
 if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
 if tonumber(run[5]) <= now then return {'FREE', text(now)} end
 
@@ -29,7 +30,7 @@ local next_fence = text(math.max(tonumber(fence) + 1, now))
 if run[2] == '' then close_attempt(attempts_key, run_key, run[3], 'killed', now) end
 redis.call('HSET', attempts_key, run[3] .. '.end', 'killed', run[3] .. '.broken', reason) -- a sweep may have closed it
 redis.call('HSET', run_key, 'fence', next_fence, 'end', 'killed', 'expiry', '0', 'avail', '0', 'updated', text(now),
-  'broken', fence)
+  'broken', fence .. ' ' .. next_fence)
 redis.call('HDEL', run_key, 'revoked')
 redis.call('ZREM', KEYS[4], project .. '/' .. id)
 redis.call('ZADD', KEYS[5], text(now), id)

@@ -1,0 +1,113 @@
+"""A TCP proxy on loopback, in a thread of the test: replies that are lost, directions that stall, connections cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+
+TO_SERVER, TO_CLIENT = "to server", "to client"
+
+
+class Proxy:
+    """Passes bytes on to `target` (HOST:PORT) and does to them what the test says; `address` is where it listens."""
+
+    def __init__(self, target: str) -> None:
+        self._host, _, self._port = target.rpartition(":")
+        self._dropping: set[str] = set()
+        self._flowing = {TO_SERVER: asyncio.Event(), TO_CLIENT: asyncio.Event()}
+        for event in self._flowing.values():
+            event.set()
+        self._links: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refuses = False
+        self._delay_s = {TO_SERVER: 0.0, TO_CLIENT: 0.0}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._thread.start()
+        self._server = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self._accept, "127.0.0.1", 0)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refuses:
+            writer.transport.abort()
+            return
+        try:
+            far_reader, far_writer = await asyncio.open_connection(self._host, int(self._port))
+        except OSError:
+            writer.transport.abort()
+            return
+        self._links |= {writer, far_writer}
+        for one, other, way in ((reader, far_writer, TO_SERVER), (far_reader, writer, TO_CLIENT)):
+            task = asyncio.create_task(self._pump(one, other, way))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                await asyncio.sleep(self._delay_s[way])
+                await self._flowing[way].wait()
+                if way not in self._dropping:
+                    writer.write(data)
+                    await writer.drain()
+        writer.close()
+        self._links.discard(writer)
+
+    def _do(self, action: object, *args: object) -> None:
+        """Do something in the proxy's thread, and return once it is done."""
+        done = threading.Event()
+
+        def do() -> None:
+            action(*args)  # type: ignore[operator]
+            done.set()
+
+        self._loop.call_soon_threadsafe(do)
+        assert done.wait(10)
+
+    def drop(self, way: str) -> None:
+        """Lose all bytes that go this way, until the next `cut`."""
+        self._do(self._dropping.add, way)
+
+    def stall(self, way: str) -> None:
+        """Hold all bytes that go this way, until `flow` or `cut`."""
+        self._do(self._flowing[way].clear)
+
+    def delay(self, way: str, seconds: float) -> None:
+        """Hold all bytes that go this way for a while, until the next `cut`."""
+        self._do(self._delay_s.__setitem__, way, seconds)
+
+    def flow(self, way: str) -> None:
+        """Let held bytes go on."""
+        self._do(self._flowing[way].set)
+
+    def cut(self, *, for_good: bool = False) -> None:
+        """Reset every connection; new ones pass everything, or are refused."""
+        self._do(self._cut, for_good)
+
+    def _cut(self, for_good: bool) -> None:
+        self._refuses = for_good
+        self._dropping.clear()
+        self._delay_s = dict.fromkeys(self._delay_s, 0.0)
+        for task in self._tasks:
+            task.cancel()
+        for link in self._links:
+            link.transport.abort()
+        self._links.clear()
+        for event in self._flowing.values():
+            event.set()
+
+    def close(self) -> None:
+        self.cut(for_good=True)
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _stop(self) -> None:
+        self._server.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
