@@ -33,6 +33,7 @@ from runlease_coordinator.settings import Settings, StartupError, redact_url
 from runlease_coordinator.store.embedded import EmbeddedStore
 from runlease_coordinator.store.events import EventStore
 from runlease_coordinator.store.leases import LeaseStore
+from runlease_coordinator.store.limits import LimitStore
 from runlease_coordinator.store.metrics import MetricStore
 from runlease_coordinator.store.runs import RunStore
 from runlease_coordinator.store.store import Store
@@ -146,9 +147,8 @@ class Coordinator:
         self._leases = leases = LeaseStore(store, self._wakeups, int(settings.lock_delay_s * 1e6))
         events, tickets = EventStore(store, self._wakeups), Tickets(await store.shared_secret())
         runs, metrics = RunStore(store), MetricStore(store)
-        # The calls of the contract that are not built yet answer UNIMPLEMENTED, hence the abstract ones.
         self._run_service = RunService(runs, events)
-        self._metric_service = MetricService(metrics, HistoryReader(runs, metrics), tickets)  # type: ignore[abstract]
+        self._metric_service = MetricService(metrics, LimitStore(store), HistoryReader(runs, metrics), tickets)
         server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_OPTIONS)
         leases_pb2_grpc.add_LeaseServiceServicer_to_server(
             LeaseService(leases, events, tickets, int(settings.max_ttl_s * 1e6)),

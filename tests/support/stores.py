@@ -24,6 +24,7 @@ from runlease_coordinator.history.reads import HistoryReader, Query
 from runlease_coordinator.store.embedded import EmbeddedStore
 from runlease_coordinator.store.keys import partition_keys, run_keys
 from runlease_coordinator.store.leases import LeaseStore
+from runlease_coordinator.store.limits import LimitStore
 from runlease_coordinator.store.metrics import MetricStore
 from runlease_coordinator.store.records import checkpoint_json
 from runlease_coordinator.store.runs import RunStore, Snapshot
@@ -70,6 +71,7 @@ class LiveStore:
         self.leases = LeaseStore(self.store, self.wakeups, lock_delay_us)
         self.runs = RunStore(self.store)
         self.metrics = MetricStore(self.store)
+        self.limits = LimitStore(self.store)
         self.history = HistoryReader(self.runs, self.metrics)
         #: For what an operator, a failover or an accident does to a store.
         self.raw = self.raw_client()

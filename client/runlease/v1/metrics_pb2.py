@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from runlease.v1 import runs_pb2 as runlease_dot_v1_dot_runs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19runlease/v1/metrics.proto\x12\x0brunlease.v1\x1a\x16runlease/v1/runs.proto\"K\n\x06Points\x12\r\n\x05steps\x18\x01 \x03(\x03\x12\r\n\x05times\x18\x02 \x03(\x01\x12#\n\x06series\x18\x03 \x03(\x0b\x32\x13.runlease.v1.Series\"3\n\x06Series\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x03(\r\x12\x0e\n\x06values\x18\x03 \x03(\x01\"\x89\x01\n\x06\x43ommit\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x33\n\x08metadata\x18\x03 \x03(\x0b\x32!.runlease.v1.Commit.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x16\n\x06Rewind\x12\x0c\n\x04step\x18\x01 \x01(\x03\"G\n\x06Origin\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x0f\n\x07segment\x18\x02 \x01(\r\x12\x0e\n\x06writer\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x01(\x04\"\xa0\x01\n\nOpenWriter\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\r\n\x05\x66\x65nce\x18\x02 \x01(\x04\x12\x0e\n\x06writer\x18\x03 \x01(\t\x12\x0f\n\x07session\x18\x04 \x01(\t\x12\x13\n\x0brank_ticket\x18\x05 \x01(\t\x12+\n\ndurability\x18\x06 \x01(\x0e\x32\x17.runlease.v1.Durability\"\xfd\x01\n\x05\x45ntry\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07segment\x18\x02 \x01(\r\x12%\n\x06points\x18\x03 \x01(\x0b\x32\x13.runlease.v1.PointsH\x00\x12%\n\x06\x63ommit\x18\x04 \x01(\x0b\x32\x13.runlease.v1.CommitH\x00\x12%\n\x06rewind\x18\x05 \x01(\x0b\x32\x13.runlease.v1.RewindH\x00\x12!\n\x04lost\x18\x06 \x01(\x0b\x32\x11.runlease.v1.LostH\x00\x12(\n\x06origin\x18\x07 \x01(\x0b\x32\x13.runlease.v1.OriginH\x01\x88\x01\x01\x42\t\n\x07payloadB\t\n\x07_origin\"\'\n\x04Lost\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\x0e\n\x06points\x18\x02 \x01(\x04\"h\n\rAppendRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.runlease.v1.OpenWriterH\x00\x12#\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x12.runlease.v1.EntryH\x00\x42\t\n\x07message\"7\n\x06Opened\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07segment\x18\x02 \x01(\r\x12\x0f\n\x07written\x18\x03 \x01(\x08\"\x12\n\x03\x41\x63k\x12\x0b\n\x03seq\x18\x01 \x01(\x04\"Q\n\x08Rejected\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x14\n\x0c\x65xpected_seq\x18\x04 \x01(\x04\"t\n\x08Throttle\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07limited\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x04\x12\x11\n\tremaining\x18\x04 \x01(\x04\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\r\x12\x10\n\x08reset_ms\x18\x06 \x01(\r\"\xb9\x01\n\x0e\x41ppendResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.runlease.v1.OpenedH\x00\x12\x1f\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x10.runlease.v1.AckH\x00\x12)\n\x08rejected\x18\x03 \x01(\x0b\x32\x15.runlease.v1.RejectedH\x00\x12)\n\x08throttle\x18\x04 \x01(\x0b\x32\x15.runlease.v1.ThrottleH\x00\x42\t\n\x07message\"\xd7\x01\n\x0eHistoryRequest\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x0f\n\x07writers\x18\x03 \x03(\t\x12\x15\n\x08min_step\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\x08max_step\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x12\n\nmax_points\x18\x06 \x01(\r\x12\x12\n\nsuperseded\x18\x07 \x01(\x08\x12\x14\n\x0ckey_patterns\x18\x08 \x03(\tB\x0b\n\t_min_stepB\x0b\n\t_max_step\"\x82\x01\n\x0fHistoryResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06writer\x18\x02 \x01(\t\x12\r\n\x05steps\x18\x03 \x03(\x03\x12\x0e\n\x06values\x18\x04 \x03(\x01\x12\r\n\x05times\x18\x05 \x03(\x01\x12\x10\n\x08\x61ttempts\x18\x06 \x03(\r\x12\x12\n\nsuperseded\x18\x07 \x03(\x08\"o\n\x06Limits\x12\x12\n\nrun_points\x18\x01 \x01(\x04\x12\x11\n\trun_bytes\x18\x02 \x01(\x04\x12\x16\n\x0eproject_points\x18\x03 \x01(\x04\x12\x15\n\rproject_bytes\x18\x04 \x01(\x04\x12\x0f\n\x07\x62urst_s\x18\x05 \x01(\x01\"/\n\x10GetLimitsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"8\n\x11GetLimitsResponse\x12#\n\x06limits\x18\x01 \x01(\x0b\x32\x13.runlease.v1.Limits\"T\n\x10SetLimitsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12#\n\x06limits\x18\x03 \x01(\x0b\x32\x13.runlease.v1.Limits\"8\n\x11SetLimitsResponse\x12#\n\x06limits\x18\x01 \x01(\x0b\x32\x13.runlease.v1.Limits*Y\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44URABILITY_LOCAL\x10\x01\x12\x19\n\x15\x44URABILITY_REPLICATED\x10\x02\x32\xb6\x02\n\rMetricService\x12\x45\n\x06\x41ppend\x12\x1a.runlease.v1.AppendRequest\x1a\x1b.runlease.v1.AppendResponse(\x01\x30\x01\x12\x46\n\x07History\x12\x1b.runlease.v1.HistoryRequest\x1a\x1c.runlease.v1.HistoryResponse0\x01\x12J\n\tGetLimits\x12\x1d.runlease.v1.GetLimitsRequest\x1a\x1e.runlease.v1.GetLimitsResponse\x12J\n\tSetLimits\x12\x1d.runlease.v1.SetLimitsRequest\x1a\x1e.runlease.v1.SetLimitsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19runlease/v1/metrics.proto\x12\x0brunlease.v1\x1a\x16runlease/v1/runs.proto\"K\n\x06Points\x12\r\n\x05steps\x18\x01 \x03(\x03\x12\r\n\x05times\x18\x02 \x03(\x01\x12#\n\x06series\x18\x03 \x03(\x0b\x32\x13.runlease.v1.Series\"3\n\x06Series\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x03(\r\x12\x0e\n\x06values\x18\x03 \x03(\x01\"\x89\x01\n\x06\x43ommit\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x33\n\x08metadata\x18\x03 \x03(\x0b\x32!.runlease.v1.Commit.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x16\n\x06Rewind\x12\x0c\n\x04step\x18\x01 \x01(\x03\"G\n\x06Origin\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x0f\n\x07segment\x18\x02 \x01(\r\x12\x0e\n\x06writer\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x01(\x04\"\xa0\x01\n\nOpenWriter\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\r\n\x05\x66\x65nce\x18\x02 \x01(\x04\x12\x0e\n\x06writer\x18\x03 \x01(\t\x12\x0f\n\x07session\x18\x04 \x01(\t\x12\x13\n\x0brank_ticket\x18\x05 \x01(\t\x12+\n\ndurability\x18\x06 \x01(\x0e\x32\x17.runlease.v1.Durability\"\x8e\x02\n\x05\x45ntry\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07segment\x18\x02 \x01(\r\x12%\n\x06points\x18\x03 \x01(\x0b\x32\x13.runlease.v1.PointsH\x00\x12%\n\x06\x63ommit\x18\x04 \x01(\x0b\x32\x13.runlease.v1.CommitH\x00\x12%\n\x06rewind\x18\x05 \x01(\x0b\x32\x13.runlease.v1.RewindH\x00\x12!\n\x04lost\x18\x06 \x01(\x0b\x32\x11.runlease.v1.LostH\x00\x12(\n\x06origin\x18\x07 \x01(\x0b\x32\x13.runlease.v1.OriginH\x01\x88\x01\x01\x12\x0f\n\x07\x62\x61rrier\x18\x08 \x01(\x08\x42\t\n\x07payloadB\t\n\x07_origin\"\'\n\x04Lost\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\x0e\n\x06points\x18\x02 \x01(\x04\"h\n\rAppendRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.runlease.v1.OpenWriterH\x00\x12#\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x12.runlease.v1.EntryH\x00\x42\t\n\x07message\"7\n\x06Opened\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07segment\x18\x02 \x01(\r\x12\x0f\n\x07written\x18\x03 \x01(\x08\"\x12\n\x03\x41\x63k\x12\x0b\n\x03seq\x18\x01 \x01(\x04\"Q\n\x08Rejected\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x14\n\x0c\x65xpected_seq\x18\x04 \x01(\x04\"t\n\x08Throttle\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07limited\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x04\x12\x11\n\tremaining\x18\x04 \x01(\x04\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\r\x12\x10\n\x08reset_ms\x18\x06 \x01(\r\"\xb9\x01\n\x0e\x41ppendResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.runlease.v1.OpenedH\x00\x12\x1f\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x10.runlease.v1.AckH\x00\x12)\n\x08rejected\x18\x03 \x01(\x0b\x32\x15.runlease.v1.RejectedH\x00\x12)\n\x08throttle\x18\x04 \x01(\x0b\x32\x15.runlease.v1.ThrottleH\x00\x42\t\n\x07message\"\xd7\x01\n\x0eHistoryRequest\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x0f\n\x07writers\x18\x03 \x03(\t\x12\x15\n\x08min_step\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\x08max_step\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x12\n\nmax_points\x18\x06 \x01(\r\x12\x12\n\nsuperseded\x18\x07 \x01(\x08\x12\x14\n\x0ckey_patterns\x18\x08 \x03(\tB\x0b\n\t_min_stepB\x0b\n\t_max_step\"\x82\x01\n\x0fHistoryResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06writer\x18\x02 \x01(\t\x12\r\n\x05steps\x18\x03 \x03(\x03\x12\x0e\n\x06values\x18\x04 \x03(\x01\x12\r\n\x05times\x18\x05 \x03(\x01\x12\x10\n\x08\x61ttempts\x18\x06 \x03(\r\x12\x12\n\nsuperseded\x18\x07 \x03(\x08\"\xd6\x01\n\x06Limits\x12\x17\n\nrun_points\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\trun_bytes\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x1b\n\x0eproject_points\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x1a\n\rproject_bytes\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x14\n\x07\x62urst_s\x18\x05 \x01(\x01H\x04\x88\x01\x01\x42\r\n\x0b_run_pointsB\x0c\n\n_run_bytesB\x11\n\x0f_project_pointsB\x10\n\x0e_project_bytesB\n\n\x08_burst_s\"/\n\x10GetLimitsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"8\n\x11GetLimitsResponse\x12#\n\x06limits\x18\x01 \x01(\x0b\x32\x13.runlease.v1.Limits\"T\n\x10SetLimitsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12#\n\x06limits\x18\x03 \x01(\x0b\x32\x13.runlease.v1.Limits\"8\n\x11SetLimitsResponse\x12#\n\x06limits\x18\x01 \x01(\x0b\x32\x13.runlease.v1.Limits*Y\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44URABILITY_LOCAL\x10\x01\x12\x19\n\x15\x44URABILITY_REPLICATED\x10\x02\x32\xb6\x02\n\rMetricService\x12\x45\n\x06\x41ppend\x12\x1a.runlease.v1.AppendRequest\x1a\x1b.runlease.v1.AppendResponse(\x01\x30\x01\x12\x46\n\x07History\x12\x1b.runlease.v1.HistoryRequest\x1a\x1c.runlease.v1.HistoryResponse0\x01\x12J\n\tGetLimits\x12\x1d.runlease.v1.GetLimitsRequest\x1a\x1e.runlease.v1.GetLimitsResponse\x12J\n\tSetLimits\x12\x1d.runlease.v1.SetLimitsRequest\x1a\x1e.runlease.v1.SetLimitsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,8 +24,8 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_COMMIT_METADATAENTRY']._options = None
   _globals['_COMMIT_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_DURABILITY']._serialized_start=2180
-  _globals['_DURABILITY']._serialized_end=2269
+  _globals['_DURABILITY']._serialized_start=2301
+  _globals['_DURABILITY']._serialized_end=2390
   _globals['_POINTS']._serialized_start=66
   _globals['_POINTS']._serialized_end=141
   _globals['_SERIES']._serialized_start=143
@@ -41,35 +41,35 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_OPENWRITER']._serialized_start=434
   _globals['_OPENWRITER']._serialized_end=594
   _globals['_ENTRY']._serialized_start=597
-  _globals['_ENTRY']._serialized_end=850
-  _globals['_LOST']._serialized_start=852
-  _globals['_LOST']._serialized_end=891
-  _globals['_APPENDREQUEST']._serialized_start=893
-  _globals['_APPENDREQUEST']._serialized_end=997
-  _globals['_OPENED']._serialized_start=999
-  _globals['_OPENED']._serialized_end=1054
-  _globals['_ACK']._serialized_start=1056
-  _globals['_ACK']._serialized_end=1074
-  _globals['_REJECTED']._serialized_start=1076
-  _globals['_REJECTED']._serialized_end=1157
-  _globals['_THROTTLE']._serialized_start=1159
-  _globals['_THROTTLE']._serialized_end=1275
-  _globals['_APPENDRESPONSE']._serialized_start=1278
-  _globals['_APPENDRESPONSE']._serialized_end=1463
-  _globals['_HISTORYREQUEST']._serialized_start=1466
-  _globals['_HISTORYREQUEST']._serialized_end=1681
-  _globals['_HISTORYRESPONSE']._serialized_start=1684
-  _globals['_HISTORYRESPONSE']._serialized_end=1814
-  _globals['_LIMITS']._serialized_start=1816
-  _globals['_LIMITS']._serialized_end=1927
-  _globals['_GETLIMITSREQUEST']._serialized_start=1929
-  _globals['_GETLIMITSREQUEST']._serialized_end=1976
-  _globals['_GETLIMITSRESPONSE']._serialized_start=1978
-  _globals['_GETLIMITSRESPONSE']._serialized_end=2034
-  _globals['_SETLIMITSREQUEST']._serialized_start=2036
-  _globals['_SETLIMITSREQUEST']._serialized_end=2120
-  _globals['_SETLIMITSRESPONSE']._serialized_start=2122
-  _globals['_SETLIMITSRESPONSE']._serialized_end=2178
-  _globals['_METRICSERVICE']._serialized_start=2272
-  _globals['_METRICSERVICE']._serialized_end=2582
+  _globals['_ENTRY']._serialized_end=867
+  _globals['_LOST']._serialized_start=869
+  _globals['_LOST']._serialized_end=908
+  _globals['_APPENDREQUEST']._serialized_start=910
+  _globals['_APPENDREQUEST']._serialized_end=1014
+  _globals['_OPENED']._serialized_start=1016
+  _globals['_OPENED']._serialized_end=1071
+  _globals['_ACK']._serialized_start=1073
+  _globals['_ACK']._serialized_end=1091
+  _globals['_REJECTED']._serialized_start=1093
+  _globals['_REJECTED']._serialized_end=1174
+  _globals['_THROTTLE']._serialized_start=1176
+  _globals['_THROTTLE']._serialized_end=1292
+  _globals['_APPENDRESPONSE']._serialized_start=1295
+  _globals['_APPENDRESPONSE']._serialized_end=1480
+  _globals['_HISTORYREQUEST']._serialized_start=1483
+  _globals['_HISTORYREQUEST']._serialized_end=1698
+  _globals['_HISTORYRESPONSE']._serialized_start=1701
+  _globals['_HISTORYRESPONSE']._serialized_end=1831
+  _globals['_LIMITS']._serialized_start=1834
+  _globals['_LIMITS']._serialized_end=2048
+  _globals['_GETLIMITSREQUEST']._serialized_start=2050
+  _globals['_GETLIMITSREQUEST']._serialized_end=2097
+  _globals['_GETLIMITSRESPONSE']._serialized_start=2099
+  _globals['_GETLIMITSRESPONSE']._serialized_end=2155
+  _globals['_SETLIMITSREQUEST']._serialized_start=2157
+  _globals['_SETLIMITSREQUEST']._serialized_end=2241
+  _globals['_SETLIMITSRESPONSE']._serialized_start=2243
+  _globals['_SETLIMITSRESPONSE']._serialized_end=2299
+  _globals['_METRICSERVICE']._serialized_start=2393
+  _globals['_METRICSERVICE']._serialized_end=2703
 # @@protoc_insertion_point(module_scope)

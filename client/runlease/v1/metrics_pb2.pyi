@@ -88,7 +88,7 @@ class OpenWriter(_message.Message):
     def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., fence: _Optional[int] = ..., writer: _Optional[str] = ..., session: _Optional[str] = ..., rank_ticket: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("seq", "segment", "points", "commit", "rewind", "lost", "origin")
+    __slots__ = ("seq", "segment", "points", "commit", "rewind", "lost", "origin", "barrier")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     POINTS_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class Entry(_message.Message):
     REWIND_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    BARRIER_FIELD_NUMBER: _ClassVar[int]
     seq: int
     segment: int
     points: Points
@@ -103,7 +104,8 @@ class Entry(_message.Message):
     rewind: Rewind
     lost: Lost
     origin: Origin
-    def __init__(self, seq: _Optional[int] = ..., segment: _Optional[int] = ..., points: _Optional[_Union[Points, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., rewind: _Optional[_Union[Rewind, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ...) -> None: ...
+    barrier: bool
+    def __init__(self, seq: _Optional[int] = ..., segment: _Optional[int] = ..., points: _Optional[_Union[Points, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., rewind: _Optional[_Union[Rewind, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., barrier: bool = ...) -> None: ...
 
 class Lost(_message.Message):
     __slots__ = ("entries", "points")

@@ -56,13 +56,15 @@ class MetricServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetLimits(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Rate limits in force, defaults included.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetLimits(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Effective at once, and an event of the audit log. NOT_FOUND for an unknown run.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

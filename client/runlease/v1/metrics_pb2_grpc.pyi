@@ -38,11 +38,13 @@ class MetricServiceStub:
         runlease.v1.metrics_pb2.GetLimitsRequest,
         runlease.v1.metrics_pb2.GetLimitsResponse,
     ]
+    """Rate limits in force, defaults included."""
 
     SetLimits: grpc.UnaryUnaryMultiCallable[
         runlease.v1.metrics_pb2.SetLimitsRequest,
         runlease.v1.metrics_pb2.SetLimitsResponse,
     ]
+    """Effective at once, and an event of the audit log. NOT_FOUND for an unknown run."""
 
 class MetricServiceAsyncStub:
     Append: grpc.aio.StreamStreamMultiCallable[
@@ -64,11 +66,13 @@ class MetricServiceAsyncStub:
         runlease.v1.metrics_pb2.GetLimitsRequest,
         runlease.v1.metrics_pb2.GetLimitsResponse,
     ]
+    """Rate limits in force, defaults included."""
 
     SetLimits: grpc.aio.UnaryUnaryMultiCallable[
         runlease.v1.metrics_pb2.SetLimitsRequest,
         runlease.v1.metrics_pb2.SetLimitsResponse,
     ]
+    """Effective at once, and an event of the audit log. NOT_FOUND for an unknown run."""
 
 class MetricServiceServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -95,13 +99,15 @@ class MetricServiceServicer(metaclass=abc.ABCMeta):
         self,
         request: runlease.v1.metrics_pb2.GetLimitsRequest,
         context: _ServicerContext,
-    ) -> typing.Union[runlease.v1.metrics_pb2.GetLimitsResponse, collections.abc.Awaitable[runlease.v1.metrics_pb2.GetLimitsResponse]]: ...
+    ) -> typing.Union[runlease.v1.metrics_pb2.GetLimitsResponse, collections.abc.Awaitable[runlease.v1.metrics_pb2.GetLimitsResponse]]:
+        """Rate limits in force, defaults included."""
 
     @abc.abstractmethod
     def SetLimits(
         self,
         request: runlease.v1.metrics_pb2.SetLimitsRequest,
         context: _ServicerContext,
-    ) -> typing.Union[runlease.v1.metrics_pb2.SetLimitsResponse, collections.abc.Awaitable[runlease.v1.metrics_pb2.SetLimitsResponse]]: ...
+    ) -> typing.Union[runlease.v1.metrics_pb2.SetLimitsResponse, collections.abc.Awaitable[runlease.v1.metrics_pb2.SetLimitsResponse]]:
+        """Effective at once, and an event of the audit log. NOT_FOUND for an unknown run."""
 
 def add_MetricServiceServicer_to_server(servicer: MetricServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -16,7 +16,8 @@ class Event:
     """One entry of the audit log.
 
     ``kind`` is created, granted, reinstated, released, expired, proved-dead, given-back, revoked, broken, updated,
-    linked, deleted, undeleted or purged. ``details`` maps names to JSON texts.
+    linked, limits, deleted, undeleted or purged. ``canonical_id`` is '' where limits of a project were set.
+    ``details`` maps names to JSON texts.
     """
 
     entry: str

@@ -50,6 +50,8 @@ class Entry:
     payload: bytes
     points: int
     step: int
+    #: A commit waits behind these points: they are taken in beyond the rate limits, and charged afterwards.
+    barrier: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from runlease.ids import MAIN_WRITER
 from runlease.v1 import metrics_pb2 as pb
 
 from runlease_coordinator.domain.errors import InvalidField
+from runlease_coordinator.domain.limits import LARGEST_POINTS
 from runlease_coordinator.domain.metrics import Entry, EntryKind, Writer
 from runlease_coordinator.domain.tickets import Tickets
 from runlease_coordinator.rpc import fields
@@ -15,7 +16,7 @@ from runlease_coordinator.store.records import checkpoint_json
 
 MAX_KEY = 256
 #: Of one batch; the SDK's stay at about a tenth of it.
-MAX_POINTS = 100_000
+MAX_POINTS = LARGEST_POINTS
 MAX_ROWS = 100_000
 MAX_SERIES = 10_000
 #: The scripts count in doubles.
@@ -86,7 +87,7 @@ def _points(message: pb.Entry) -> Entry:
     if count > MAX_POINTS:
         raise InvalidField("entry.points.series", f"at most {MAX_POINTS} points a batch, not {count}")
     payload = points.SerializeToString()
-    return Entry(message.seq, message.segment, EntryKind.POINTS, payload, count, highest)
+    return Entry(message.seq, message.segment, EntryKind.POINTS, payload, count, highest, message.barrier)
 
 
 def _series(series: pb.Series, rows: int, index: int) -> int:

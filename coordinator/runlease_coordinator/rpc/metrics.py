@@ -16,7 +16,9 @@ from runlease_coordinator.domain.metrics import Series, Writer
 from runlease_coordinator.domain.tickets import Tickets
 from runlease_coordinator.history.reads import HistoryReader, Query
 from runlease_coordinator.rpc import entries, fields
-from runlease_coordinator.store.metrics import Gap, MetricStore
+from runlease_coordinator.rpc.limits import change_of, limits_message, owner_of
+from runlease_coordinator.store.limits import LimitStore
+from runlease_coordinator.store.metrics import Gap, MetricStore, Throttled
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Answers = asyncio.Queue["asyncio.Task[pb.AppendResponse] | None"]
@@ -24,13 +26,15 @@ _Answers = asyncio.Queue["asyncio.Task[pb.AppendResponse] | None"]
 _IN_FLIGHT = 64
 #: Points of one message of a history: about 1 MB.
 _POINTS_A_MESSAGE = 32_768
+_MAX_UINT32 = 2**32 - 1
 
 
 class MetricService(metrics_pb2_grpc.MetricServiceServicer):
     """Translates; the append script decides."""
 
-    def __init__(self, metrics: MetricStore, history: HistoryReader, tickets: Tickets) -> None:
-        """Take the operations of logs, the reader of histories, and the members' tickets."""
+    def __init__(self, metrics: MetricStore, limits: LimitStore, history: HistoryReader, tickets: Tickets) -> None:
+        """Take the operations of logs and limits, the reader of histories, and the members' tickets."""
+        self._limits = limits
         self._tickets = tickets
         self._metrics = metrics
         self._history = history
@@ -88,6 +92,8 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
         except InvalidField as error:
             fault, entry = error, entries.void_entry(message)
         outcome = await self._metrics.append(writer, entry)
+        if isinstance(outcome, Throttled):
+            return pb.AppendResponse(throttle=_throttle(message.seq, outcome))
         if isinstance(outcome, Gap):
             fault = InvalidField("entry.seq", f"expected {outcome.seq + 1}, not {message.seq}")
         if fault is None:
@@ -105,6 +111,28 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
             for start in range(0, len(series.steps), _POINTS_A_MESSAGE):
                 yield _series_message(series, slice(start, start + _POINTS_A_MESSAGE))
 
+    async def GetLimits(self, request: pb.GetLimitsRequest, context: _Context) -> pb.GetLimitsResponse:
+        """Read the rate limits in force."""
+        owner = owner_of(request.project, request.id)
+        return pb.GetLimitsResponse(limits=limits_message(await self._limits.get(*owner)))
+
+    async def SetLimits(self, request: pb.SetLimitsRequest, context: _Context) -> pb.SetLimitsResponse:
+        """Set some rate limits; those in force come back."""
+        owner = owner_of(request.project, request.id)
+        limits = await self._limits.set(*owner, change_of(request.limits, of_run=bool(request.id)))
+        return pb.SetLimitsResponse(limits=limits_message(limits))
+
+
+def _throttle(seq: int, outcome: Throttled) -> pb.Throttle:
+    return pb.Throttle(
+        seq=seq,
+        limited=outcome.limited,
+        limit=outcome.limit,
+        remaining=outcome.remaining,
+        retry_after_ms=min(outcome.retry_after_us // 1000 + 1, _MAX_UINT32),
+        reset_ms=min(outcome.reset_us // 1000 + 1, _MAX_UINT32),
+    )
+
 
 def _drop(task: asyncio.Task[Any]) -> None:
     """End a task whose outcome nobody waits for; asyncio would complain of an error that nobody looked at."""
@@ -115,14 +143,25 @@ def _drop(task: asyncio.Task[Any]) -> None:
 
 
 async def _merged(answers: _Answers) -> AsyncIterator[pb.AppendResponse]:
-    """Yield the answers in order; of acknowledgements that wait together only the last."""
+    """Yield the answers in order; of acknowledgements that wait together only the last.
+
+    Entries that were under way behind a throttled one are gaps that their writer did not make: they get no answer.
+    """
     held: pb.AppendResponse | None = None
+    throttled = 0
     while (task := await answers.get()) is not None:
         answer = await task
-        if held is not None and not answer.HasField("ack"):
+        kind = answer.WhichOneof("message")
+        if kind == "throttle":
+            throttled = answer.throttle.seq
+        elif kind == "ack" and answer.ack.seq >= throttled:
+            throttled = 0
+        elif kind == "rejected" and throttled and answer.rejected.expected_seq == throttled < answer.rejected.seq:
+            continue  # the throttle went out at once, so no acknowledgement is held back here
+        if held is not None and kind != "ack":
             yield held
         held = answer
-        if answers.empty() or not answer.HasField("ack"):
+        if answers.empty() or kind != "ack":
             yield answer
             held = None
     if held is not None:

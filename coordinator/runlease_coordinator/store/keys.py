@@ -13,6 +13,8 @@ key                                    type          content
 ``rl:{pp}:wait:<project>/<run>``       sorted set    nonce of a waiter by place
 ``rl:{pp}:waitx:<project>/<run>``      hash          nonce -> until (us), call
 ``rl:{pp}:auto:<project>``             hash          automatic key -> run, until (us)
+``rl:{pp}:limits:<project>``           hash          limit, or ``<limit>:<run>``, where set -> rate per second
+``rl:{pp}:gcra:<project>``             hash          ``points``, ``bytes`` -> when all would be paid for (us)
 ``rl:{pp}:links``                      hash          project -> how many links were made
 ``rl:{pp}:live``                       sorted set    ``<project>/<run>`` by expiry (us)
 ``rl:{pp}:runs:<project>``             sorted set    run by update time (us)
@@ -60,6 +62,14 @@ class PartitionKeys:
         """Return the key of a project's automatic keys."""
         return f"{self.prefix}auto:{project}"
 
+    def limits(self, project: str) -> str:
+        """Return the key of the rate limits that were set in a project."""
+        return f"{self.prefix}limits:{project}"
+
+    def gcra(self, project: str) -> str:
+        """Return the key of a project's use of its limits; that of a run is in its record."""
+        return f"{self.prefix}gcra:{project}"
+
 
 class RunKeys:
     """Keys of one run, and of the partition it lives in."""
@@ -70,6 +80,8 @@ class RunKeys:
         "canonical_id",
         "ckpt",
         "ckptdoc",
+        "gcra",
+        "limits",
         "log",
         "partition",
         "path",
@@ -97,6 +109,8 @@ class RunKeys:
         self.waitx = f"{prefix}waitx:{path}"
         self.runs = partition.runs(project)
         self.auto = partition.auto(project)
+        self.limits = partition.limits(project)
+        self.gcra = partition.gcra(project)
 
 
 _ALL = tuple(PartitionKeys(number) for number in range(PARTITIONS))

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from runlease_coordinator.domain.errors import InvalidField, Stale
+from runlease_coordinator.domain.limits import LARGEST_BYTES, LARGEST_POINTS
 from runlease_coordinator.domain.metrics import Entry, Writer, WriterPosition
 from runlease_coordinator.store.keys import run_keys
 from runlease_coordinator.store.leases import refuse_fence
+from runlease_coordinator.store.limits import DEFAULT_ARGS
 from runlease_coordinator.store.store import Store
 
 #: Entries of one read; with batches of about 100 kB a page stays below 10 MB.
@@ -27,6 +29,21 @@ class Gap:
     """The entry's seq jumps; nothing is stored. The log goes on behind ``seq``."""
 
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """A rate limit is used up; nothing is stored, and the log goes on with this entry.
+
+    ``limited`` names the limit (``run/points``), ``limit`` is its rate per second, ``remaining`` what is left of its
+    burst; the entry is worth another try after ``retry_after_us``, and all is paid for after ``reset_us``.
+    """
+
+    limited: str
+    limit: int
+    remaining: int
+    retry_after_us: int
+    reset_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +81,8 @@ class MetricStore:
             refuse_fence(verdict, rest, writer.project, writer.canonical_id, writer.fence, self._store)
         return WriterPosition(seq=int(rest[0]), segment=int(rest[1]), written=rest[2] == b"1")
 
-    async def append(self, writer: Writer, entry: Entry) -> Appended | Gap:
-        """Append one entry; a duplicate counts as appended.
+    async def append(self, writer: Writer, entry: Entry) -> Appended | Gap | Throttled:
+        """Append one entry, if the rate limits let it; a duplicate counts as appended.
 
         Raises:
             Stale: the fence is not the run's, or another session has the writer.
@@ -75,7 +92,17 @@ class MetricStore:
         keys = run_keys(writer.project, writer.canonical_id)
         verdict, rest = await self._store.run(
             "append",
-            (keys.partition.meta, keys.run, keys.attempts, keys.log, keys.seq, keys.ckpt, keys.ckptdoc),
+            (
+                keys.partition.meta,
+                keys.run,
+                keys.attempts,
+                keys.log,
+                keys.seq,
+                keys.ckpt,
+                keys.ckptdoc,
+                keys.limits,
+                keys.gcra,
+            ),
             (
                 writer.fence,
                 writer.name,
@@ -86,6 +113,11 @@ class MetricStore:
                 entry.payload,
                 entry.points,
                 entry.step,
+                writer.canonical_id,
+                "1" if entry.barrier else "0",
+                *DEFAULT_ARGS,
+                LARGEST_POINTS,
+                LARGEST_BYTES,
             ),
             on=self._store.metrics,
         )
@@ -94,6 +126,9 @@ class MetricStore:
                 return Appended(int(rest[0]))
             case "GAP":
                 return Gap(int(rest[0]))
+            case "THROTTLED":
+                name, *numbers = rest
+                return Throttled(name.decode(), *map(int, numbers))
             case "SEGMENT":
                 raise InvalidField("entry.segment", f"the writer is in segment {int(rest[0])}, not {entry.segment}")
             case "SESSION":

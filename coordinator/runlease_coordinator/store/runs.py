@@ -198,6 +198,7 @@ class RunStore:
                 keys.waitx,
                 keys.partition.events,
                 parent_run,
+                keys.limits,
             ),
             (project, canonical_id, fence, reason),
         )

@@ -11,16 +11,17 @@ from importlib import resources
 _NEEDS = {
     "abandon": ("queue", "auto"),
     "acquire": ("decision", "queue", "auto", "segments"),
-    "append": ("segments",),
+    "append": ("segments", "gcra"),
     "break": ("queue",),
     "delete_run": ("queue", "auto"),
+    "limits": ("gcra",),
     "link": ("segments",),
     "list_runs": ("order",),
     "live_runs": ("order",),
     "release": ("queue", "auto"),
     "resolve_auto": ("auto",),
 }
-_PARTS = frozenset(("prelude", "decision", "queue", "auto", "segments", "order"))
+_PARTS = frozenset(("prelude", "decision", "queue", "auto", "segments", "gcra", "order"))
 
 
 @dataclass(frozen=True, slots=True)

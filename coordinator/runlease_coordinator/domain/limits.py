@@ -1,0 +1,48 @@
+"""Rate limits of metrics: what holds where nobody has set anything, and what a change may say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Rates per second, 0 for unlimited; as defaults the one place that states them.
+
+    A run that logs 100 metrics a step at 100 steps a second makes 10 000 points a second: a twentieth of its limit.
+    Ten runs of a project can be at theirs at once. They stop a runaway loop, not a training.
+    """
+
+    run_points: int = 200_000
+    """Points of one run."""
+
+    run_bytes: int = 16 << 20
+    """Bytes of one run's packed points."""
+
+    project_points: int = 2_000_000
+    """Points of all runs of a project together."""
+
+    project_bytes: int = 128 << 20
+    """Bytes of all runs of a project together."""
+
+    burst_s: float = 10.0
+    """How far above a rate a burst may go, in seconds' worth."""
+
+
+DEFAULTS = Limits()
+#: The largest batch that is taken in (`rpc/entries.py`, and gRPC's bound of a message): no honest debt is above it.
+LARGEST_POINTS, LARGEST_BYTES = 100_000, 4 << 20
+#: Exact in the scripts' doubles, and far above anything real.
+MAX_RATE = 10**12
+MAX_BURST_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsChange:
+    """What to set; None leaves it as it is."""
+
+    run_points: int | None = None
+    run_bytes: int | None = None
+    project_points: int | None = None
+    project_bytes: int | None = None
+    burst_s: float | None = None
