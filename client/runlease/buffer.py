@@ -19,6 +19,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 from runlease.columns import Row, pack
 from runlease.durable import Durable
@@ -128,6 +129,8 @@ class Buffer:
         self._cuts: deque[_Cut] = deque()
         #: How many of the cuts, from the front, are in flight on the present stream; their bytes.
         self._sent, self._sent_bytes = 0, 0
+        #: Entries that may be in flight: 1 after a throttle, twice as many with each acknowledgement, up to the bound.
+        self._window = settings.window_entries
         #: The coordinator's position: None before it was first told, then the seq of the last settled entry.
         self._seq: int | None = None
         self._segment, self._written = 0, False
@@ -227,6 +230,15 @@ class Buffer:
         return bool(self._marks) or flushing or self._sent < len(self._cuts)
 
     @property
+    def commit_waits(self) -> bool:
+        """Whether a commit is not on its way yet: what is before it is taken in beyond the rate limits."""
+        return self._commit_behind(self._sent - 1)
+
+    def _commit_behind(self, place: int) -> bool:
+        cuts = islice(self._cuts, place + 1, None)
+        return any(cut.durable is not None for cut in cuts) or any(mark.durable is not None for mark in self._marks)
+
+    @property
     def batch_is_full(self) -> bool:
         """Whether the waiting rows fill an entry."""
         limits = self._settings
@@ -241,7 +253,7 @@ class Buffer:
         if not self._sent:
             return True
         limits = self._settings
-        has_room = self._sent < limits.window_entries and self._sent_bytes < limits.window_bytes
+        has_room = self._sent < self._window and self._sent_bytes < limits.window_bytes
         next_is_rewind = self._sent < len(self._cuts) and self._cuts[self._sent].is_rewind
         return has_room and not next_is_rewind and not self._cuts[self._sent - 1].is_rewind
 
@@ -259,6 +271,7 @@ class Buffer:
         entry = cut.request.entry
         entry.seq = self._seq + self._sent
         entry.segment = self._segment + (self._written if cut.is_rewind else 0)
+        entry.barrier = entry.HasField("points") and self._commit_behind(self._sent - 1)
         self._highest_sent = max(self._highest_sent, entry.seq)
         return cut.request
 
@@ -330,8 +343,17 @@ class Buffer:
         """Count nothing as in flight any more: it will be sent again."""
         self._sent, self._sent_bytes = 0, 0
 
+    def throttled(self) -> None:
+        """Count nothing as in flight, since it was refused for a rate limit, and go on with one entry at a time.
+
+        Rows that wait meanwhile make fuller batches; a full window would be sent only to be refused.
+        """
+        self.disconnected()
+        self._window = 1
+
     def acknowledge(self, seq: int) -> None:
         """Settle everything up to and including ``seq``."""
+        self._window = min(2 * self._window, self._settings.window_entries)
         while self._seq is not None and self._seq < min(seq, self._highest_sent) and self._cuts:
             self._settle_first()
         self._settle_refused()

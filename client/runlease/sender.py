@@ -34,6 +34,8 @@ _TERMINAL = frozenset(
 )
 #: Seconds that a clean end of the stream may take.
 _FAREWELL_S = 0.2
+#: Seconds after which a throttled entry is tried again at the latest: the limit may have been raised meanwhile.
+_MAX_THROTTLE_S = 1.0
 _NUMBERS = re.compile(r"\d+")
 
 log = logging.getLogger("runlease")
@@ -70,11 +72,21 @@ class Sender:
         self._troubled = False
         self._drops_told = 0
         self._fields_told: set[str] = set()
+        #: A rate limit: until when nothing is sent; since when entries are refused for it, and for how long before.
+        self._throttled_until: float | None = None
+        self._throttled_since: float | None = None
+        self._throttled_s = 0.0
+        self._throttle_told = False
 
     @property
     def connected(self) -> bool:
         """Whether a stream is open and the coordinator has said where its log ends."""
         return self._is_open
+
+    def throttled_s(self, now: float) -> float:
+        """Return how long rate limits have held the log back, in seconds."""
+        since = self._throttled_since
+        return self._throttled_s + (max(0.0, now - since) if since is not None else 0.0)
 
     def turn(self, inbox: deque[Item], replies: deque[tuple[AppendStream, Reply]], now: float) -> None:
         """Take in what is there and do what is due.
@@ -104,12 +116,13 @@ class Sender:
         elif not self._is_open or buffer.in_flight:
             times.append(self._heard_at + self._settings.silence_s)
         if self._is_open and buffer.may_send and self._drain_at is not None:
-            times.append(self._drain_at)
+            times.append(self._drain_at if self._throttled_until is None else self._throttled_until)
         return min(times, default=None)
 
-    def end(self, error: RunleaseError) -> AppendStream | None:
+    def end(self, error: RunleaseError, now: float) -> AppendStream | None:
         """Give up what is left, with the error for what waits for it; returns the stream for `part_from`."""
         complete = self.buffer.empty and self._is_open
+        self._throttle_ended(now)
         self.buffer.fail(error)
         if not complete:
             self._leave_stream()
@@ -139,7 +152,7 @@ class Sender:
         buffer = self.buffer
         if buffer.waiting and self._drain_at is None:
             self._drain_at = now + self._settings.drain_interval_s
-        if self._stream is None or not self._is_open:
+        if self._stream is None or not self._is_open or self._is_held_back(now):
             return
         due = buffer.urgent or (self._drain_at is not None and now >= self._drain_at)
         while due or buffer.batch_is_full:
@@ -153,6 +166,11 @@ class Sender:
         if not buffer.waiting:
             self._drain_at = None
 
+    def _is_held_back(self, now: float) -> bool:
+        if self._throttled_until is not None and (now >= self._throttled_until or self.buffer.commit_waits):
+            self._throttled_until = None
+        return self._throttled_until is not None
+
     # From the coordinator.
 
     def _take_reply(self, reply: Reply, now: float) -> None:
@@ -164,14 +182,13 @@ class Sender:
             case "opened":
                 self._opened(reply.opened)
             case "ack":
+                self._throttle_ended(now)
                 self.buffer.acknowledge(reply.ack.seq)
                 self._backoff_s = self._settings.backoff_min_s
             case "rejected":
                 self._rejected(reply.rejected, now)
             case "throttle":
-                # Entries behind it were refused with it: a new stream starts again at the right one.
-                self._leave_stream()
-                self._retry_at = now + reply.throttle.retry_after_ms / 1000
+                self._throttled(reply.throttle, now)
 
     def _opened(self, opened: pb.Opened) -> None:
         try:
@@ -189,6 +206,25 @@ class Sender:
         if self._troubled:
             self._troubled = False
             log.warning("metrics of %s are sent again", self._name)
+
+    def _throttled(self, throttle: pb.Throttle, now: float) -> None:
+        # Entries behind it get no answer: they are sent again with it, on the same stream.
+        self.buffer.throttled()
+        self._throttled_until = now + min(throttle.retry_after_ms / 1000, _MAX_THROTTLE_S)
+        if self._throttled_since is None:
+            self._throttled_since = now
+        if not self._throttle_told:
+            self._throttle_told = True
+            log.warning(
+                "metrics of %s wait: they are above the limit of %d %s a second (said once; see `runlease limits`)",
+                self._name,
+                throttle.limit,
+                " of the ".join(reversed(throttle.limited.split("/"))),
+            )
+
+    def _throttle_ended(self, now: float) -> None:
+        self._throttled_s = self.throttled_s(now)
+        self._throttled_since = None
 
     def _rejected(self, rejected: pb.Rejected, now: float) -> None:
         if rejected.expected_seq <= rejected.seq:  # a gap: start again where the coordinator's log ends
@@ -231,7 +267,7 @@ class Sender:
     def _leave_stream(self) -> None:
         if self._stream is not None:
             self._stream.cancel()
-        self._stream, self._is_open = None, False
+        self._stream, self._is_open, self._throttled_until = None, False, None
         self.buffer.disconnected()
 
     def _back_off(self, now: float) -> None:
@@ -240,6 +276,7 @@ class Sender:
         if self._settings.stays_connected and self._backoff_s == self._settings.backoff_min_s:
             pause_s = 0.0  # the next stream must be there before the process may end; it waits for its connection
         self._retry_at = now + pause_s
+        self._throttle_ended(now)
         self._backoff_s = min(2 * self._backoff_s, self._settings.backoff_max_s)
 
     def _tell_drops(self) -> None:

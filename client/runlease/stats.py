@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Counts of points; ``logged`` is the sum of the five others."""
+    """Counts of points; ``logged`` is the sum of the five below it."""
 
     logged: int = 0
     """Points taken in since the writer was made."""
@@ -26,6 +26,9 @@ class Stats:
 
     lost: int = 0
     """Points left when the lease was lost or the writer closed; those sent last may have arrived."""
+
+    throttled_s: float = 0.0
+    """Seconds for which the coordinator's rate limits have held points back."""
 
     connected: bool = False
     """Whether a stream to the coordinator is open."""

@@ -246,6 +246,7 @@ class LogWriter:
             dropped=buffer.dropped,
             rejected=buffer.rejected,
             lost=lost,
+            throttled_s=self._sender.throttled_s(self._clock()),
             connected=self._sender.connected,
             last_error=self._sender.last_error,
         )
@@ -287,7 +288,7 @@ class LogWriter:
                 self._sender.last_error = str(stale)
             self._ended, self._alarm = True, -1  # from here on callers empty the queue
             self._sender.buffer.take_in(self._inbox)
-            stream = self._sender.end(self._end_error)
+            stream = self._sender.end(self._end_error, self._clock())
         if stream is not None:
             part_from(stream)
 

@@ -104,6 +104,51 @@ def test_a_mark_closes_the_batch_before_it() -> None:
     assert kinds == [("points", 1), ("commit", 0), ("points", 2), ("commit", 0), ("commit", 0), ("points", 1)]
 
 
+# Rate limits.
+
+
+def test_points_before_a_commit_say_that_it_waits() -> None:
+    buffer = opened_buffer(batch_points=2)
+    put(buffer, *(row(i, "a") for i in range(3)), rewind(1), row(1, "a"), commit(1), row(2, "a"))
+    first, second = requests(buffer)
+    assert (first.barrier, second.barrier) == (True, True)
+    buffer.acknowledge(2)
+    requests(buffer)
+    buffer.acknowledge(3)
+    points, mark, last = requests(buffer)
+    assert (points.barrier, mark.WhichOneof("payload"), mark.barrier, last.barrier) == (True, "commit", False, False)
+
+
+def test_a_commit_makes_barriers_of_entries_that_were_sent_without() -> None:
+    buffer = opened_buffer()
+    put(buffer, row(0, "a"))
+    (entry,) = requests(buffer)
+    assert not entry.barrier
+    buffer.throttled()
+    assert not buffer.commit_waits
+    put(buffer, commit(0))
+    assert buffer.commit_waits
+    (again,) = requests(buffer)
+    assert (again.seq, again.barrier) == (1, True)
+
+
+def test_after_a_throttle_the_window_opens_entry_by_entry_and_rows_fill_batches() -> None:
+    buffer = opened_buffer(batch_points=4)
+    for step in range(3):
+        put(buffer, row(step, "a"))
+        assert len(requests(buffer)) == 1
+    buffer.throttled()
+    put(buffer, *(row(step, "a") for step in range(3, 23)))
+    log, sent = WriterLog(), []
+    while entries := requests(buffer):
+        sent.append([len(entry.points.steps) for entry in entries])
+        for entry in entries:
+            log.take(entry)
+        buffer.acknowledge(entries[-1].seq)
+    assert sent == [[1], [1, 1], [4, 4, 4, 4], [4]]
+    assert [step for step, *_ in log.rows] == list(range(23))
+
+
 # Numbers and segments.
 
 

@@ -27,6 +27,7 @@ from runlease.v1 import metrics_pb2 as pb
 from runlease.writer import LogWriter, WriterSettings
 
 from tests.support.logserver import Fate, LogServer, WriterLog
+from tests.support.wait import until
 
 FAST = WriterSettings(
     drain_interval_s=0.02, backoff_min_s=0.01, backoff_max_s=0.05, silence_s=5.0, stays_connected=False
@@ -368,6 +369,41 @@ def test_a_throttled_entry_is_sent_again_after_the_delay(
     assert writer.flush(LONG)
     assert steps_of(server.log) == [0]
     assert throttled[1] - throttled[0] >= 0.05
+    assert len(server.openings) == 1  # on the same stream
+    held_back = writer.stats().throttled_s
+    assert held_back >= 0.1
+    assert writer.stats().throttled_s == held_back  # it counts only while entries are held back
+
+
+def test_a_commit_ends_the_wait_for_a_rate_limit(
+    make: Callable[..., LogWriter],
+    server: LogServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    take = server.log.take
+
+    def throttle(entry: pb.Entry, *, refuse: bool = False) -> pb.AppendResponse:
+        if entry.WhichOneof("payload") == "points" and not entry.barrier:
+            return pb.AppendResponse(
+                throttle=pb.Throttle(seq=entry.seq, retry_after_ms=3_600_000, limited="run/points", limit=7)
+            )
+        return take(entry, refuse=refuse)
+
+    monkeypatch.setattr(server.log, "take", throttle)
+    monkeypatch.setattr("runlease.sender._MAX_THROTTLE_S", 3600.0)
+    writer = make()
+    with caplog.at_level(logging.WARNING, "runlease"):
+        log_steps(writer, 0)
+        until(lambda: "above the limit of 7 points of the run a second" in caplog.text)
+        log_steps(writer, 1)
+        assert writer.commit(1, "/c/1", {}).wait(LONG)
+    assert steps_of(server.log) == [0, 1]
+    held_back = writer.stats().throttled_s
+    assert held_back > 0
+    log_steps(writer, 2)
+    until(lambda: writer.stats().throttled_s > held_back)
+    assert caplog.text.count("above the limit") == 1
 
 
 # Refusals.
