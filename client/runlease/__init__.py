@@ -43,6 +43,7 @@ from runlease.history import History
 from runlease.ids import generate_id
 from runlease.lease import Lease
 from runlease.leasestate import LeaseState
+from runlease.limits import Limits
 from runlease.records import Attempt, Checkpoint, RunRecord
 from runlease.runs import Run
 from runlease.version import __version__
@@ -65,6 +66,7 @@ __all__ = [
     "Attempt",
     "RunRecord",
     "History",
+    "Limits",
     "Client",
     # errors
     "RunleaseError",

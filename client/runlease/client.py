@@ -13,6 +13,7 @@ from runlease.exceptions import InvalidArgument, RunleaseError
 from runlease.history import History, history_of
 from runlease.holder import this_process
 from runlease.ids import canonical_id, check_project
+from runlease.limits import Limits, check_owner, limits_change, limits_of
 from runlease.records import (
     OUTCOMES,
     STATES,
@@ -388,6 +389,46 @@ class Client:
             superseded=superseded,
         )
         return self._call(self._read_history, request)
+
+    def get_limits(self, project: str, id: str | None = None) -> Limits:
+        """Read the rate limits in force for a project (None) or a run, defaults included.
+
+        Raises:
+            RunNotFound, RunDeleted: of the run.
+        """
+        check_owner(project, id)
+        return limits_of(
+            self._call(self._metrics.GetLimits, metrics_pb2.GetLimitsRequest(project=project, id=id)).limits
+        )
+
+    def set_limits(
+        self,
+        project: str,
+        id: str | None = None,
+        *,
+        run_points: int | None = None,
+        run_bytes: int | None = None,
+        project_points: int | None = None,
+        project_bytes: int | None = None,
+        burst_s: float | None = None,
+    ) -> Limits:
+        """Set rate limits (see `Limits`) of a project (None) or a run, at once; None leaves one alone, 0 is unlimited.
+
+        Returns those in force. A run has no project limits of its own, and follows its project where it has none.
+
+        Raises:
+            RunNotFound, RunDeleted: of the run.
+        """
+        check_owner(project, id)
+        change = limits_change(
+            run_points=run_points,
+            run_bytes=run_bytes,
+            project_points=project_points,
+            project_bytes=project_bytes,
+            burst_s=burst_s,
+        )
+        request = metrics_pb2.SetLimitsRequest(project=project, id=id, limits=change)
+        return limits_of(self._call(self._metrics.SetLimits, request).limits)
 
     def _read_history(
         self, request: metrics_pb2.HistoryRequest, *, timeout: float, metadata: tuple[tuple[str, str], ...]

@@ -89,7 +89,7 @@ class Event:
     """One entry of the audit log; ``cursor`` is the position behind it, for ``watch(after=)``.
 
     ``kind`` is created, granted, reinstated, released, expired, proved-dead, given-back, revoked, broken, updated,
-    linked, deleted, undeleted or purged. ``id`` is the run's canonical ID.
+    linked, limits, deleted, undeleted or purged. ``id`` is the run's canonical ID, '' for limits of a project.
     """
 
     cursor: str
@@ -103,8 +103,8 @@ class Event:
 
     @property
     def path(self) -> str:
-        """``PROJECT/RUN``, as the command line takes it."""
-        return f"{self.project}/{self.id}"
+        """``PROJECT/RUN``, as the command line takes it; ``PROJECT`` where an event concerns no run."""
+        return f"{self.project}/{self.id}" if self.id else self.project
 
 
 @dataclass(frozen=True, slots=True)

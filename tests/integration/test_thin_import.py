@@ -100,6 +100,7 @@ PUBLIC = {
     "Attempt",
     "RunRecord",
     "History",
+    "Limits",
     "Client",
     "RunleaseError",
     "CoordinatorUnavailable",

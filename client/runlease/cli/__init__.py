@@ -13,6 +13,7 @@ from runlease.cli.demo import demo
 from runlease.cli.errors import Program
 from runlease.cli.events import events, watch
 from runlease.cli.history import history
+from runlease.cli.limits import limits
 from runlease.cli.operate import break_lease, delete, link, undelete, update
 from runlease.cli.runs import list_runs, show
 from runlease.cli.serve import bootstrap, serve
@@ -56,7 +57,7 @@ def program() -> None:
 
 _COMMANDS = (
     *(serve, demo, list_runs, show, history, watch, events),
-    *(break_lease, update, link, delete, undelete),
+    *(break_lease, update, link, limits, delete, undelete),
     *(bootstrap, generate_run_id, version),
 )
 for command in _COMMANDS:

@@ -17,8 +17,8 @@ from runlease.records import Event
 Target = tuple[str | None, str | None]
 
 _KINDS = """created, granted, reinstated, released, expired,
-proved-dead, given-back, revoked, broken, updated, linked, deleted, undeleted,
-purged"""
+proved-dead, given-back, revoked, broken, updated, linked, limits, deleted,
+undeleted, purged"""
 
 
 def _target(ctx: click.Context, param: click.Parameter, value: str | None) -> Target:
@@ -97,8 +97,8 @@ def event_line(event: Event) -> str:
         moment(event.time_s),
         printable(event.path),
         event.kind,
-        f"attempt {event.attempt}",
-        f"fence {event.fence}",
+        f"attempt {event.attempt}" if event.attempt else "",  # limits of a project concern none
+        f"fence {event.fence}" if event.fence else "",
         ", ".join(details),
     ]
     return "  ".join(part for part in parts if part)
