@@ -59,6 +59,9 @@ class _Window:
 async def durable_points(channel: grpc.aio.Channel, batches: int) -> float:
     """Return points a second that a new run's log acknowledged."""
     name = f"points-{secrets.token_hex(5)}"
+    stub: Any = metrics_pb2_grpc.MetricServiceStub(channel)
+    unlimited = pb.Limits(run_points=0, run_bytes=0, project_points=0, project_bytes=0)
+    await stub.SetLimits(pb.SetLimitsRequest(project="bench", limits=unlimited))
     grant = (await Runlease(channel).acquire(name)).grant
     opening = pb.OpenWriter(
         run=runs_pb2.RunRef(project="bench", id=name),
@@ -66,7 +69,6 @@ async def durable_points(channel: grpc.aio.Channel, batches: int) -> float:
         writer="main",
         session=secrets.token_hex(16),
     )
-    stub: Any = metrics_pb2_grpc.MetricServiceStub(channel)
     call = stub.Append()
     await call.write(pb.AppendRequest(open=opening))
     opened = await call.read()
