@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from runlease.status import Details
-from runlease.v1 import leases_pb2, leases_pb2_grpc, metrics_pb2, metrics_pb2_grpc, runs_pb2
+from runlease.v1 import leases_pb2, leases_pb2_grpc, runs_pb2
 
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.puppet import Puppet
@@ -85,7 +85,7 @@ def test_errors_carry_google_rpc_details(coordinator: CoordinatorProcess, projec
 
 def test_calls_of_later_versions_are_said_to_be_unknown(coordinator: CoordinatorProcess) -> None:
     with grpc.insecure_channel(coordinator.address) as channel, pytest.raises(grpc.RpcError) as caught:
-        metrics_pb2_grpc.MetricServiceStub(channel).GetLimits(metrics_pb2.GetLimitsRequest(), timeout=10)
+        channel.unary_unary("/runlease.v1.MetricService/Later")(b"", timeout=10)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
