@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,6 +78,7 @@ def test_the_demo_holds_and_leaves_nothing(stage: Stage) -> None:
     assert "rival | refused: " in output
     assert "resuming run alice" in output
     assert "starting new run alice-uninterrupted" in output
+    assert re.search(r"The successor had the lease \d+\.\d s after the trainer's death", output)
     assert "bit for bit" in output
     assert stage.left_behind() == ({}, [])
 
@@ -226,10 +228,12 @@ def test_a_child_that_says_nothing_is_reported_with_its_output(stage: Stage) -> 
         environment=stage.environment,
         cwd=stage.directory,
     )
-    with pytest.raises(DemoFailed, match=r"(?s)should have said 'the answer', but .*ended.*only this"):
-        child.wait_for_line("the answer", 30)
-    assert child.wait(30) == 3
-    child.end()
+    try:
+        with pytest.raises(DemoFailed, match=r"(?s)should have said 'the answer', but .*ended.*only this"):
+            child.wait_for_line("the answer", 30)
+        assert child.wait(30) == 3
+    finally:
+        child.end()
 
 
 def test_a_reader_that_has_gone_away_does_not_block_the_child(stage: Stage) -> None:

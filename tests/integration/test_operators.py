@@ -67,6 +67,7 @@ def test_a_holder_learns_that_its_lease_was_broken_by_force(
     assert run.lease.lost.wait(30)
     with pytest.raises(runlease.LeaseLost):
         run.lease.check()
+    assert not run.finish()
     with pytest.raises(runlease.StaleFence):
         client.break_lease(project, "r", run.fence + 1, reason="of nobody")
     client.release(project, "r", taken.fence)

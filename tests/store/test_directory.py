@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from runlease_coordinator.store.directory import (
     make_private,
     prepare_socket_dir,
     process_started,
+    remove_socket_dir,
     socket_path,
 )
 from runlease_coordinator.store.embedded import EmbeddedStore
@@ -124,3 +126,28 @@ def test_a_socket_path_that_is_too_long_is_refused(runtime: Path) -> None:
     with pytest.raises(StartupError, match=r"bytes, the system takes .*set XDG_RUNTIME_DIR or TMPDIR"):
         prepare_socket_dir(socket)
     assert not any(deep.iterdir())
+
+
+def test_stores_that_come_and_go_share_a_directory_and_leave_none(runtime: Path) -> None:
+    # Given several stores of one user that make and remove their directories at the same time
+    sockets = [runtime / "runlease" / str(number) / "store.sock" for number in range(4)]
+
+    def come_and_go(socket: Path) -> None:
+        for _ in range(200):
+            prepare_socket_dir(socket)
+            assert socket.parent.is_dir()
+            remove_socket_dir(socket)
+
+    with ThreadPoolExecutor(len(sockets)) as pool:
+        list(pool.map(come_and_go, sockets))
+    # then none takes another's away, and the last one takes the shared one along.
+    assert not any(runtime.iterdir())
+
+
+def test_a_directory_that_another_store_uses_stays(runtime: Path) -> None:
+    ours, theirs = (runtime / "runlease" / name / "store.sock" for name in ("ours", "theirs"))
+    prepare_socket_dir(ours)
+    prepare_socket_dir(theirs)
+    remove_socket_dir(ours)
+    assert theirs.parent.is_dir()
+    assert not ours.parent.exists()

@@ -357,7 +357,7 @@ class Machine:
         return True
 
     async def wait(self, who: int, one: int, two: int) -> bool:
-        by = KEY_LIFE if one == 255 else (1, 2, PLACE_LIFE, TTL, TTL + LOCK_DELAY)[one % 5]
+        by = KEY_LIFE + 1 if one == 255 else (1, 2, PLACE_LIFE, TTL, TTL + LOCK_DELAY)[one % 5]
         self.model.now += by
         names: list[str] = []
         for keys in self.keys.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ CHECKPOINTS_SEEN = 3
 INTERVAL_S = 1.5
 #: Seconds that any one thing may take, on a slow machine too, before the demo gives up.
 PATIENCE_S = 60.0
+#: Seconds that a whole training may take, beside another one.
+TRAINING_S = 600.0
 #: Exit status of a trainer that was refused, as `runlease.demo.trainer.REFUSED`.
 REFUSED = 75
 
@@ -51,6 +54,7 @@ class Story:
         self._screen = threading.Lock()
         self._acts = 0
         self._address = ""
+        self._died_s = 0.0
 
     def play(self) -> bool:
         """Play all acts; return whether everything that was verified holds."""
@@ -59,7 +63,7 @@ class Story:
             first = self._start_trainer(client)
             self._refuse_rival(first)
             resume_at = self._kill(client, first)
-            successor = self._resume()
+            successor = self._resume(client)
             checks = self._verify(client, killed_pid=first.pid, successor_pid=successor.pid, resume_at=resume_at)
         coordinator.end()
         if status := coordinator.wait(PATIENCE_S):
@@ -106,6 +110,7 @@ class Story:
         beyond, checkpoint = self._freeze_between_checkpoints(client, first)
         first.send(signal.SIGKILL)
         status = first.wait(PATIENCE_S)
+        self._died_s = time.time()
         if status != -signal.SIGKILL:
             raise DemoFailed(f"the trainer should have died of SIGKILL, but its status is {status}{first.tail()}")
         self._say(f"Its last checkpoint is of step {checkpoint}, its last acknowledged step is {beyond}:")
@@ -134,7 +139,7 @@ class Story:
             first.send(signal.SIGCONT)
         raise DemoFailed(f"within {PATIENCE_S:.0f} s the trainer was never between two checkpoints{first.tail()}")
 
-    def _resume(self) -> Child:
+    def _resume(self, client: Client) -> Child:
         self._act("The same command once more: a successor waits for the lease, and resumes.")
         self._say("Unless somebody can tell that its holder is dead, a lease lives on until it expires, and a while")
         self._say("longer, lest the holder is only slow. Meanwhile the same training runs uninterrupted, under")
@@ -142,9 +147,11 @@ class Story:
         successor = self._trainer("successor", KILLED, wait_s=PATIENCE_S)
         uninterrupted = self._trainer("uninterrupted", WHOLE)
         for trainer in (uninterrupted, successor):
-            status = trainer.wait(2 * PATIENCE_S)
+            status = trainer.wait(TRAINING_S)
             if status != 0:
                 raise DemoFailed(f"the {trainer.name} ended with status {status}{trainer.tail()}")
+        waited_s = client.get_run(PROJECT, KILLED).attempts[-1].granted_s - self._died_s
+        self._say(f"The successor had the lease {max(0.0, waited_s):.1f} s after the trainer's death.")
         return successor
 
     def _verify(self, client: Client, *, killed_pid: int, successor_pid: int, resume_at: int) -> list[Check]:

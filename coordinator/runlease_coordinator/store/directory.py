@@ -17,6 +17,9 @@ from pathlib import Path
 
 from runlease_coordinator.settings import MAX_SOCKET_PATH_BYTES, StartupError
 
+#: How often the socket's directory is made anew when others remove its parent at the same time.
+_TRIES = 100
+
 
 class FileLock:
     """An exclusive `flock` on a file.
@@ -179,8 +182,22 @@ def prepare_socket_dir(socket: Path) -> None:
             f"the store's socket path {socket} has {length} bytes, the system takes {MAX_SOCKET_PATH_BYTES}: "
             "set XDG_RUNTIME_DIR or TMPDIR to a directory with a shorter path"
         )
-    for directory in (socket.parent.parent, socket.parent):
-        make_private(directory)
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            make_private(socket.parent.parent)
+            make_private(socket.parent)
+            return
+        except StartupError as error:
+            # The last other coordinator of this user, as it stopped, has just removed the parent that all share.
+            if not (tries_left and isinstance(error.__cause__, FileNotFoundError)):
+                raise
+
+
+def remove_socket_dir(socket: Path) -> None:
+    """Remove the socket's directory, and the parent too unless another store has its own there."""
+    with suppress(OSError):
+        socket.parent.rmdir()
+        socket.parent.parent.rmdir()
 
 
 def make_private(directory: Path) -> None:

@@ -30,6 +30,7 @@ from runlease_coordinator.store.directory import (
     lock_data_dir,
     prepare_socket_dir,
     process_started,
+    remove_socket_dir,
     socket_path,
 )
 from runlease_coordinator.store.server_binary import ServerBinary, data_remedy, find_server, server_config
@@ -141,9 +142,7 @@ class EmbeddedStore:
                 for leftover in (self._socket, self._record_file):
                     with suppress(OSError):
                         leftover.unlink()
-                with suppress(OSError):
-                    self._socket.parent.rmdir()
-                    self._socket.parent.parent.rmdir()  # only if no other store has its directory there
+                remove_socket_dir(self._socket)
                 self._process = None
             if self._held is not None:
                 self._held.close()

@@ -66,10 +66,10 @@ class Wakeups:
 
     async def close(self) -> None:
         """Unsubscribe."""
-        if self._task is not None:
+        # Again and again: redis-py (8.1) loses a cancellation that comes while it subscribes.
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait((self._task,), timeout=0.1)
 
     @contextlib.contextmanager
     def waiting(self, topics: Sequence[str], nonce: str = "") -> Iterator[Waiter]:
