@@ -408,7 +408,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("entry.rewind.step", {"rewind": metrics_pb2.Rewind(step=-1)}),
     ("entry.rewind.step", {"rewind": metrics_pb2.Rewind(step=2**62)}),
     ("entry.lost", {"lost": metrics_pb2.Lost(entries=1)}),
-    ("entry.origin", {"points": points(), "origin": metrics_pb2.Origin(attempt=1)}),
+    ("entry.end", {"end": metrics_pb2.End()}),
 ]
 MANY = [metrics_pb2.Series(key=f"k{number}", values=[1.0]) for number in range(20_000)]
 BAD.append(("entry.points.series", {"points": metrics_pb2.Points(steps=[0], times=[0.0], series=MANY)}))

@@ -190,7 +190,7 @@ def one(key: str = "loss", values: tuple[float, ...] = (1.0, 2.0), rows: tuple[i
         (pb.Entry(seq=1, commit=pb.Commit(step=1, uri="u", metadata={"a": "{"})), "entry.commit.metadata['a']"),
         (pb.Entry(seq=1, rewind=pb.Rewind(step=-1)), "entry.rewind.step"),
         (pb.Entry(seq=1, lost=pb.Lost(entries=1)), "entry.lost"),
-        (pb.Entry(seq=1, rewind=pb.Rewind(step=1), origin=pb.Origin(attempt=1)), "entry.origin"),
+        (pb.Entry(seq=1, end=pb.End()), "entry.end"),
     ],
 )  # fmt: skip
 def test_entries_that_are_none(entry: pb.Entry, field: str) -> None:

@@ -43,7 +43,7 @@ class HistoryPoint(_message.Message):
     def __init__(self, id: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
 
 class AcquireRequest(_message.Message):
-    __slots__ = ("run", "mode", "nonce", "ttl_ms", "holder", "resume_step", "resume_from", "fork_from", "name", "notes", "tags", "config", "wait_ms", "auto_keys", "proof_of_death", "member", "auto_search", "last_call", "holds")
+    __slots__ = ("run", "mode", "nonce", "ttl_ms", "holder", "resume_step", "resume_from", "fork_from", "name", "notes", "tags", "config", "wait_ms", "auto_keys", "proof_of_death", "member", "auto_search", "last_call", "holds", "sync")
     class ConfigEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class AcquireRequest(_message.Message):
     AUTO_SEARCH_FIELD_NUMBER: _ClassVar[int]
     LAST_CALL_FIELD_NUMBER: _ClassVar[int]
     HOLDS_FIELD_NUMBER: _ClassVar[int]
+    SYNC_FIELD_NUMBER: _ClassVar[int]
     run: _runs_pb2.RunRef
     mode: ResumeMode
     nonce: str
@@ -89,7 +90,8 @@ class AcquireRequest(_message.Message):
     auto_search: bool
     last_call: bool
     holds: bool
-    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., mode: _Optional[_Union[ResumeMode, str]] = ..., nonce: _Optional[str] = ..., ttl_ms: _Optional[int] = ..., holder: _Optional[_Union[_runs_pb2.Holder, _Mapping]] = ..., resume_step: _Optional[int] = ..., resume_from: _Optional[_Union[HistoryPoint, _Mapping]] = ..., fork_from: _Optional[_Union[HistoryPoint, _Mapping]] = ..., name: _Optional[str] = ..., notes: _Optional[str] = ..., tags: _Optional[_Union[_runs_pb2.Tags, _Mapping]] = ..., config: _Optional[_Mapping[str, str]] = ..., wait_ms: _Optional[int] = ..., auto_keys: _Optional[_Iterable[str]] = ..., proof_of_death: _Optional[_Union[ProofOfDeath, _Mapping]] = ..., member: bool = ..., auto_search: bool = ..., last_call: bool = ..., holds: bool = ...) -> None: ...
+    sync: bool
+    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., mode: _Optional[_Union[ResumeMode, str]] = ..., nonce: _Optional[str] = ..., ttl_ms: _Optional[int] = ..., holder: _Optional[_Union[_runs_pb2.Holder, _Mapping]] = ..., resume_step: _Optional[int] = ..., resume_from: _Optional[_Union[HistoryPoint, _Mapping]] = ..., fork_from: _Optional[_Union[HistoryPoint, _Mapping]] = ..., name: _Optional[str] = ..., notes: _Optional[str] = ..., tags: _Optional[_Union[_runs_pb2.Tags, _Mapping]] = ..., config: _Optional[_Mapping[str, str]] = ..., wait_ms: _Optional[int] = ..., auto_keys: _Optional[_Iterable[str]] = ..., proof_of_death: _Optional[_Union[ProofOfDeath, _Mapping]] = ..., member: bool = ..., auto_search: bool = ..., last_call: bool = ..., holds: bool = ..., sync: bool = ...) -> None: ...
 
 class Grant(_message.Message):
     __slots__ = ("fence", "attempt", "ttl_ms", "remaining_ms", "resumed", "previous_state", "next_step", "starting_step", "checkpoint", "run", "rank_ticket", "config_changes", "cursor")

@@ -59,43 +59,39 @@ class Rewind(_message.Message):
     step: int
     def __init__(self, step: _Optional[int] = ...) -> None: ...
 
-class Origin(_message.Message):
-    __slots__ = ("attempt", "segment", "writer", "seq")
-    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
-    SEGMENT_FIELD_NUMBER: _ClassVar[int]
-    WRITER_FIELD_NUMBER: _ClassVar[int]
-    SEQ_FIELD_NUMBER: _ClassVar[int]
-    attempt: int
-    segment: int
-    writer: str
-    seq: int
-    def __init__(self, attempt: _Optional[int] = ..., segment: _Optional[int] = ..., writer: _Optional[str] = ..., seq: _Optional[int] = ...) -> None: ...
+class End(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: _runs_pb2.RunState
+    def __init__(self, outcome: _Optional[_Union[_runs_pb2.RunState, str]] = ...) -> None: ...
 
 class OpenWriter(_message.Message):
-    __slots__ = ("run", "fence", "writer", "session", "rank_ticket", "durability")
+    __slots__ = ("run", "fence", "writer", "session", "rank_ticket", "durability", "attempt")
     RUN_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     WRITER_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     RANK_TICKET_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     run: _runs_pb2.RunRef
     fence: int
     writer: str
     session: str
     rank_ticket: str
     durability: Durability
-    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., fence: _Optional[int] = ..., writer: _Optional[str] = ..., session: _Optional[str] = ..., rank_ticket: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ...) -> None: ...
+    attempt: int
+    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., fence: _Optional[int] = ..., writer: _Optional[str] = ..., session: _Optional[str] = ..., rank_ticket: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("seq", "segment", "points", "commit", "rewind", "lost", "origin", "barrier")
+    __slots__ = ("seq", "segment", "points", "commit", "rewind", "lost", "end", "barrier")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     POINTS_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     REWIND_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
-    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     BARRIER_FIELD_NUMBER: _ClassVar[int]
     seq: int
     segment: int
@@ -103,9 +99,9 @@ class Entry(_message.Message):
     commit: Commit
     rewind: Rewind
     lost: Lost
-    origin: Origin
+    end: End
     barrier: bool
-    def __init__(self, seq: _Optional[int] = ..., segment: _Optional[int] = ..., points: _Optional[_Union[Points, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., rewind: _Optional[_Union[Rewind, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., barrier: bool = ...) -> None: ...
+    def __init__(self, seq: _Optional[int] = ..., segment: _Optional[int] = ..., points: _Optional[_Union[Points, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., rewind: _Optional[_Union[Rewind, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., barrier: bool = ...) -> None: ...
 
 class Lost(_message.Message):
     __slots__ = ("entries", "points")
@@ -180,7 +176,7 @@ class AppendResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., throttle: _Optional[_Union[Throttle, _Mapping]] = ...) -> None: ...
 
 class HistoryRequest(_message.Message):
-    __slots__ = ("run", "keys", "writers", "min_step", "max_step", "max_points", "superseded", "key_patterns")
+    __slots__ = ("run", "keys", "writers", "min_step", "max_step", "max_points", "superseded", "key_patterns", "after", "page_points", "page_token", "packed")
     RUN_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     WRITERS_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +185,10 @@ class HistoryRequest(_message.Message):
     MAX_POINTS_FIELD_NUMBER: _ClassVar[int]
     SUPERSEDED_FIELD_NUMBER: _ClassVar[int]
     KEY_PATTERNS_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    PAGE_POINTS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     run: _runs_pb2.RunRef
     keys: _containers.RepeatedScalarFieldContainer[str]
     writers: _containers.RepeatedScalarFieldContainer[str]
@@ -197,10 +197,14 @@ class HistoryRequest(_message.Message):
     max_points: int
     superseded: bool
     key_patterns: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., keys: _Optional[_Iterable[str]] = ..., writers: _Optional[_Iterable[str]] = ..., min_step: _Optional[int] = ..., max_step: _Optional[int] = ..., max_points: _Optional[int] = ..., superseded: bool = ..., key_patterns: _Optional[_Iterable[str]] = ...) -> None: ...
+    after: str
+    page_points: int
+    page_token: str
+    packed: bool
+    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., keys: _Optional[_Iterable[str]] = ..., writers: _Optional[_Iterable[str]] = ..., min_step: _Optional[int] = ..., max_step: _Optional[int] = ..., max_points: _Optional[int] = ..., superseded: bool = ..., key_patterns: _Optional[_Iterable[str]] = ..., after: _Optional[str] = ..., page_points: _Optional[int] = ..., page_token: _Optional[str] = ..., packed: bool = ...) -> None: ...
 
 class HistoryResponse(_message.Message):
-    __slots__ = ("key", "writer", "steps", "values", "times", "attempts", "superseded")
+    __slots__ = ("key", "writer", "steps", "values", "times", "attempts", "superseded", "packed_steps", "packed_values", "packed_times", "packed_attempts", "nan_in_bucket", "cursor", "next_page_token")
     KEY_FIELD_NUMBER: _ClassVar[int]
     WRITER_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -208,6 +212,13 @@ class HistoryResponse(_message.Message):
     TIMES_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     SUPERSEDED_FIELD_NUMBER: _ClassVar[int]
+    PACKED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    PACKED_VALUES_FIELD_NUMBER: _ClassVar[int]
+    PACKED_TIMES_FIELD_NUMBER: _ClassVar[int]
+    PACKED_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    NAN_IN_BUCKET_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     key: str
     writer: str
     steps: _containers.RepeatedScalarFieldContainer[int]
@@ -215,7 +226,14 @@ class HistoryResponse(_message.Message):
     times: _containers.RepeatedScalarFieldContainer[float]
     attempts: _containers.RepeatedScalarFieldContainer[int]
     superseded: _containers.RepeatedScalarFieldContainer[bool]
-    def __init__(self, key: _Optional[str] = ..., writer: _Optional[str] = ..., steps: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ..., times: _Optional[_Iterable[float]] = ..., attempts: _Optional[_Iterable[int]] = ..., superseded: _Optional[_Iterable[bool]] = ...) -> None: ...
+    packed_steps: bytes
+    packed_values: bytes
+    packed_times: bytes
+    packed_attempts: bytes
+    nan_in_bucket: _containers.RepeatedScalarFieldContainer[bool]
+    cursor: str
+    next_page_token: str
+    def __init__(self, key: _Optional[str] = ..., writer: _Optional[str] = ..., steps: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ..., times: _Optional[_Iterable[float]] = ..., attempts: _Optional[_Iterable[int]] = ..., superseded: _Optional[_Iterable[bool]] = ..., packed_steps: _Optional[bytes] = ..., packed_values: _Optional[bytes] = ..., packed_times: _Optional[bytes] = ..., packed_attempts: _Optional[bytes] = ..., nan_in_bucket: _Optional[_Iterable[bool]] = ..., cursor: _Optional[str] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("run_points", "run_bytes", "project_points", "project_bytes", "burst_s")

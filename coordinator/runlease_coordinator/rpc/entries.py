@@ -33,6 +33,8 @@ def open_writer(message: pb.OpenWriter, tickets: Tickets) -> Writer:
             raise InvalidField("open.writer", "main is the holder's: a member of its group gives a name of its own")
     if message.durability == pb.DURABILITY_REPLICATED:
         raise InvalidField("open.durability", "REPLICATED is not supported by this version")
+    if message.attempt:
+        raise InvalidField("open.attempt", "not supported by this version")
     return Writer(
         project=name.project,
         canonical_id=name.canonical_id,
@@ -50,8 +52,6 @@ def entry_of(message: pb.Entry, fence: int) -> Entry:
     """
     if not 1 <= message.seq <= MAX_SEQ:
         raise InvalidField("entry.seq", f"1..2^53-1, not {message.seq}: the first entry under a fence is 1")
-    if message.HasField("origin"):
-        raise InvalidField("entry.origin", "not supported by this version")
     match message.WhichOneof("payload"):
         case "points":
             return _points(message)
@@ -62,6 +62,8 @@ def entry_of(message: pb.Entry, fence: int) -> Entry:
             return Entry(message.seq, message.segment, EntryKind.REWIND, b"%d" % step, 0, step)
         case "lost":
             raise InvalidField("entry.lost", "not supported by this version")
+        case "end":
+            raise InvalidField("entry.end", "not supported by this version")
     raise InvalidField("entry.payload", "points, commit or rewind")
 
 

@@ -97,6 +97,8 @@ def _acquisition(request: pb.AcquireRequest, max_ttl_us: int) -> Acquisition:
     mode = _MODES.get(request.mode)
     if mode is None:
         raise InvalidField("mode", f"NEVER, ALLOW, MUST or AUTO, not {request.mode}")
+    if request.sync:
+        raise InvalidField("sync", "not supported by this version")
     given = [name for name in ("resume_step", "resume_from", "fork_from") if request.HasField(name)]
     if len(given) > 1:
         raise InvalidField(given[1], f"goes without {given[0]}")

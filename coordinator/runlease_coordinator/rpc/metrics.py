@@ -173,6 +173,9 @@ def _query(request: pb.HistoryRequest) -> Query:
         raise InvalidField("max_points", "not supported by this version: read raw points")
     if request.key_patterns:
         raise InvalidField("key_patterns", "not supported by this version: name the keys")
+    for field in ("after", "page_points", "page_token", "packed"):
+        if getattr(request, field):
+            raise InvalidField(field, "not supported by this version")
     return Query(
         keys=frozenset(request.keys),
         writers=frozenset(fields.writer_name(w, "writers") for w in request.writers) or frozenset((MAIN_WRITER,)),
