@@ -386,12 +386,24 @@ def test_a_stream_is_opened_once_and_first(stubs: Stubs, project: str, fence: in
     assert stubs.log(project) == before
 
 
+#: Row, and what its time is among good ones.
+BAD_TIMES = [(0, math.nan), (2, math.nan), (1, math.inf), (2, -math.inf), (0, -1e-9), (1, -1.0), (0, 253402300800.0)]
+BAD_TIMES += [(2, 1e300), (1, 1.7e308)]
+
+
+def wrong_at(row: int, time_s: float) -> list[float]:
+    times = [0.0, 1.7e9, 253402300799.9]
+    times[row] = time_s
+    return times
+
+
 BAD: list[tuple[str, dict[str, Any]]] = [
     ("entry.payload", {}),
     ("entry.points.steps", {"points": metrics_pb2.Points()}),
     ("entry.points.steps", {"points": points([0, -1])}),
     ("entry.points.steps", {"points": points([2**63 - 1])}),
     ("entry.points.times", {"points": points([0, 1], [0.0])}),
+    *((f"entry.points.times[{row}]", {"points": points(range(3), wrong_at(row, time))}) for row, time in BAD_TIMES),
     ("entry.points.series", {"points": metrics_pb2.Points(steps=[0], times=[0.0])}),
     ("entry.points.series[0].values", {"points": points(values=[1.0])}),
     ("entry.points.series[0].values", {"points": points(values=[1.0] * 3)}),
@@ -410,8 +422,14 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("entry.lost", {"lost": metrics_pb2.Lost(entries=1)}),
     ("entry.end", {"end": metrics_pb2.End()}),
 ]
-MANY = [metrics_pb2.Series(key=f"k{number}", values=[1.0]) for number in range(20_000)]
+MANY = [metrics_pb2.Series(key=f"k{number}", values=[1.0]) for number in range(100_000)]
 BAD.append(("entry.points.series", {"points": metrics_pb2.Points(steps=[0], times=[0.0], series=MANY)}))
+#: One row, or one point, more than a batch may have.
+BAD.append(("entry.points.steps", {"points": points(range(100_001))}))
+WIDE = [metrics_pb2.Series(key=f"k{number}", values=[1.0] * 50_001) for number in range(2)]
+BAD.append(
+    ("entry.points.series", {"points": metrics_pb2.Points(steps=range(50_001), times=[0.0] * 50_001, series=WIDE)})
+)
 
 
 @pytest.mark.parametrize(("field", "given"), BAD, ids=lambda value: str(value)[:40].replace("\n", " "))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 
 from runlease.ids import MAIN_WRITER
 from runlease.v1 import metrics_pb2 as pb
@@ -21,6 +23,8 @@ MAX_ROWS = 100_000
 MAX_SERIES = 10_000
 #: The scripts count in doubles.
 MAX_SEQ = 2**53 - 1
+#: 10000-01-01 in UNIX seconds: beyond it, and before 1970, nothing prints a time and no archive can hold it.
+END_OF_TIME_S = 253_402_300_800.0
 
 
 def open_writer(message: pb.OpenWriter, tickets: Tickets) -> Writer:
@@ -80,6 +84,7 @@ def _points(message: pb.Entry) -> Entry:
         raise InvalidField("entry.points.steps", f"1..{MAX_ROWS} rows, not {rows}")
     if len(points.times) != rows:
         raise InvalidField("entry.points.times", f"one per row: {rows}, not {len(points.times)}")
+    _times(points.times)
     if not 0 < len(points.series) <= MAX_SERIES:
         raise InvalidField("entry.points.series", f"1..{MAX_SERIES} series, not {len(points.series)}")
     highest = max(steps)
@@ -90,6 +95,16 @@ def _points(message: pb.Entry) -> Entry:
         raise InvalidField("entry.points.series", f"at most {MAX_POINTS} points a batch, not {count}")
     payload = points.SerializeToString()
     return Entry(message.seq, message.segment, EntryKind.POINTS, payload, count, highest, message.barrier)
+
+
+def _times(times: Sequence[float]) -> None:
+    # A sum that is finite holds no NaN, so minimum and maximum can be believed; all three are loops in C.
+    if math.isfinite(sum(times)) and min(times) >= 0.0 and max(times) < END_OF_TIME_S:
+        return
+    for row, time_s in enumerate(times):
+        if not 0.0 <= time_s < END_OF_TIME_S:  # NaN is not
+            problem = f"UNIX seconds of the years 1970..9999, not {time_s:g}: what does the writer's clock say?"
+            raise InvalidField(f"entry.points.times[{row}]", problem)
 
 
 def _series(series: pb.Series, rows: int, index: int) -> int:
