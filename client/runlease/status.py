@@ -13,6 +13,7 @@ FAILED_PRECONDITION   RUN_ID_COLLISION                RunIdCollision
 FAILED_PRECONDITION   CYCLE, LINKED_ALREADY,          RunleaseError
                       REFERENCED, NOT_DELETED
 ABORTED               STALE_FENCE and others          StaleFence
+RESOURCE_EXHAUSTED    (gRPC's own: too large)         InvalidArgument
 RESOURCE_EXHAUSTED                                    Throttled
 UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED, INTERNAL   CoordinatorUnavailable
 UNAUTHENTICATED                                       Unauthenticated
@@ -130,6 +131,8 @@ def error_from(error: grpc.RpcError, *, coordinator: str = "") -> exceptions.Run
             stale.reason = details.reason or "STALE_FENCE"
             stale.current_fence, stale.holder = details.number("fence"), details.holder
             return stale
+        case _Code.RESOURCE_EXHAUSTED if "larger than max" in text:  # by the sender or the receiver, no rate limit
+            return exceptions.InvalidArgument(f"{text}: send less at once", field="(request)")
         case _Code.RESOURCE_EXHAUSTED:
             throttled = exceptions.Throttled(f"{text}: try again in {details.retry_after_s:g} s", **run)
             throttled.retry_after_s = details.retry_after_s

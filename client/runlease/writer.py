@@ -37,6 +37,9 @@ __all__ = ["Durable", "LogWriter", "Stats", "WriterSettings"]
 _ROWS_UNSEEN = 1024
 #: Part of the time for closing that is kept for the end of the stream and the thread, at most, in seconds.
 _ENDING_S = 0.25
+#: Of one checkpoint's message, in bytes: above all that a coordinator takes (a mebibyte of metadata, at 4 bytes a
+#: character at most), below what gRPC carries. Beyond that it would end every stream, and block the log for ever.
+_MAX_COMMIT_BYTES = 8 << 20
 #: How often `stats` looks for a moment in which the thread changes nothing, a millisecond apart.
 _COUNT_TRIES = 50
 
@@ -137,13 +140,16 @@ class LogWriter:
         """Queue a checkpoint behind everything logged before; ``metadata`` maps keys to JSON texts.
 
         Raises:
-            InvalidArgument: the URI or the metadata is not text.
+            InvalidArgument: the URI or the metadata is not text, or they are too large to be sent.
         """
         try:
             commit = pb.Commit(step=step, uri=uri, metadata=dict(metadata))
         except (TypeError, ValueError) as error:
             text = f"a checkpoint has a URI and metadata that are text: {error}"
             raise InvalidArgument(text, field="commit") from None
+        if (size := commit.ByteSize()) > _MAX_COMMIT_BYTES:
+            text = f"a checkpoint of {size} bytes: its metadata may have a mebibyte; keep it in a file, commit its URI"
+            raise InvalidArgument(text, field="metadata")
         durable = Durable()
         self._inbox.append(Mark(commit, durable))
         self._ring()

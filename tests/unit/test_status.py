@@ -231,6 +231,13 @@ def test_statuses_without_details(
     assert "said by a proxy" in str(got)
 
 
+@pytest.mark.parametrize("verb", ["Sent", "Received"])
+def test_a_message_that_is_too_large_is_no_rate_limit(verb: str) -> None:
+    got = error_from(Failed(_CODE.RESOURCE_EXHAUSTED, f"CLIENT: {verb} message larger than max (17 vs. 16)"))
+    assert type(got) is exceptions.InvalidArgument
+    assert "send less" in str(got)
+
+
 @pytest.mark.parametrize("code", list(_CODE))
 def test_every_status_is_an_exception_of_ours(code: grpc.StatusCode) -> None:
     assert isinstance(error_from(Failed(code, "")), exceptions.RunleaseError)
