@@ -253,8 +253,8 @@ class Family:
             assert everything == {value: value not in visible for value in run.ever}
 
     async def read(self, number: int, writer: str, *, superseded: bool) -> list[Series]:
-        query = Query(frozenset(), frozenset((writer,)), None, None, superseded)
-        return await self.live.history.read(self.project, f"r{number}", f"r{number}", query)
+        query = Query(frozenset((writer,)), superseded=superseded)
+        return await self.live.read_history(self.project, f"r{number}", query)
 
     async def shown(self, number: int, writer: str) -> dict[int, float]:
         found = await self.read(number, writer, superseded=False)

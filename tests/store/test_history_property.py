@@ -215,16 +215,14 @@ class Driver:
         assert snapshot.run.next_step == reference.next_step()
         assert snapshot.run.points == len(reference.points)
         for writer in WRITERS:
-            query = Query(frozenset(), frozenset((writer,)), None, None, superseded=False)
-            series = await self.live.history.read(self.project, "r", "r", query)
+            series = await self.live.read_history(self.project, "r", Query(frozenset((writer,))))
             shown = {
                 step: (value, attempt)
                 for one in series
                 for step, value, attempt in zip(one.steps, one.values, one.attempts, strict=True)
             }
             assert shown == reference.visible(writer)
-        everything = Query(frozenset(), frozenset(WRITERS), None, None, superseded=True)
-        series = await self.live.history.read(self.project, "r", "r", everything)
+        series = await self.live.read_history(self.project, "r", Query(frozenset(WRITERS), superseded=True))
         assert sorted(v for one in series for v in one.values) == sorted(point[5] for point in reference.points)
 
 

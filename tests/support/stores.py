@@ -156,8 +156,12 @@ class LiveStore:
     def read(
         self, project: str, run_id: str = "r", *, writers: Iterable[str] = ("main",), superseded: bool = False
     ) -> list[Series]:
-        query = Query(frozenset(), frozenset(writers), None, None, superseded)
-        return self.run(self.history.read(project, run_id, canonical_id(run_id), query))
+        query = Query(frozenset(writers), superseded=superseded)
+        return self.run(self.read_history(project, run_id, query))
+
+    async def read_history(self, project: str, run_id: str, query: Query) -> list[Series]:
+        moment = await self.history.moment(project, run_id, canonical_id(run_id))
+        return [one async for one in self.history.series(moment, query)]
 
     def dump(self, project: str, run_id: str = "r") -> dict[str, Any]:
         """Return everything that the store has of a run, and of its partition's lists."""

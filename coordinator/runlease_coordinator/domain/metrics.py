@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 #: Steps and rows stay exact in every double on the way.
 MAX_STEP = 2**53 - 2
@@ -54,27 +61,80 @@ class Entry:
     barrier: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+class LogPosition(NamedTuple):
+    """An entry's place in its run's log: positions ascend in the order in which entries came in."""
+
+    fence: int
+    number: int
+
+    @classmethod
+    def parse(cls, text: str) -> LogPosition:
+        """Read ``FENCE-NUMBER``, as the store writes it; an empty text is the start of the log.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if not text:
+            return LOG_START
+        fence, _, number = text.partition("-")
+        if not (fence.isdecimal() and number.isdecimal() and text.isascii() and len(text) <= _LONGEST_POSITION):
+            raise ValueError(f"no position of a log: {text!r}")
+        return cls(int(fence), int(number))
+
+    def __str__(self) -> str:
+        """Return ``FENCE-NUMBER``."""
+        return f"{self.fence}-{self.number}"
+
+
+#: Before the first entry of every log.
+LOG_START = LogPosition(0, 0)
+#: Two unsigned 64-bit numbers.
+_LONGEST_POSITION = 41
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Stored points of one key: equally long columns, in the order logged."""
+    """Points of one (writer, key) that one segment logged: equally long columns, in the order logged."""
 
     attempt: int
     segment: int
     writer: str
     key: str
-    steps: Sequence[int]
-    times: Sequence[float]
-    values: Sequence[float]
+    steps: Ints
+    #: UNIX seconds, whole microseconds.
+    times: Floats
+    values: Floats
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Series:
-    """Points of one (writer, key), ascending by step; ``superseded`` is empty unless hidden points were asked for."""
+    """Points of one (writer, key), ascending by step; columns of equal length."""
 
     key: str
     writer: str
-    steps: list[int]
-    values: list[float]
-    times: list[float]
-    attempts: list[int]
-    superseded: list[bool]
+    steps: Ints
+    values: Floats
+    #: UNIX seconds, whole microseconds.
+    times: Floats
+    attempts: npt.NDArray[np.uint32]
+    #: Whether default views hide each point; None unless hidden ones were asked for.
+    superseded: Flags | None = None
+    #: Of a downsampled series: whether each point's bucket also holds a NaN that is not shown.
+    nan_in_bucket: Flags | None = None
+
+    def __len__(self) -> int:
+        """Return the number of points."""
+        return len(self.steps)
+
+    def take(self, rows: slice | npt.NDArray[np.intp] | Flags) -> Series:
+        """Return some of the points, in their order."""
+        return Series(
+            self.key,
+            self.writer,
+            self.steps[rows],
+            self.values[rows],
+            self.times[rows],
+            self.attempts[rows],
+            None if self.superseded is None else self.superseded[rows],
+            None if self.nan_in_bucket is None else self.nan_in_bucket[rows],
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
+from runlease_coordinator.domain.metrics import LogPosition
 from runlease_coordinator.domain.runs import Parent, Run, Segment
 from runlease_coordinator.store.runs import RunStore, Snapshot
 
@@ -19,7 +20,7 @@ class Stretch:
     canonical_id: str
     attempt_of: Mapping[int, int]
     segments: Sequence[Segment]
-    last_entry: str
+    last_entry: LogPosition
     highest_step: int | None
     spared_by: Container[Segment]
 
@@ -47,7 +48,7 @@ def _stretch(run: Run, segments: Sequence[Segment], last_entry: str, highest_ste
         canonical_id=run.canonical_id,
         attempt_of={attempt.fence: attempt.attempt for attempt in run.attempts},
         segments=segments,
-        last_entry=last_entry,
+        last_entry=LogPosition.parse(last_entry),
         highest_step=highest_step,
         spared_by=run.parent.spared_by if run.parent else (),
     )

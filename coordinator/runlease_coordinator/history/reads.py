@@ -1,98 +1,119 @@
-"""The one query path of histories: log entries in, visible series out."""
+"""The one query path of histories: batches of all sources in, visible series out."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 
-from runlease.v1 import metrics_pb2
-
-from runlease_coordinator.domain.metrics import Batch, Series
-from runlease_coordinator.domain.visibility import visible_series
+from runlease_coordinator.domain.metrics import LOG_START, Batch, LogPosition, Series
+from runlease_coordinator.domain.visibility import View
+from runlease_coordinator.history.hot import HotLog
 from runlease_coordinator.history.lineage import Stretch, lineage
-from runlease_coordinator.store.metrics import LogEntry, MetricStore
+from runlease_coordinator.history.selection import KeyFilter, Selection
+from runlease_coordinator.history.sources import Archive, NoArchive
+from runlease_coordinator.history.workers import Workers
+from runlease_coordinator.store.metrics import MetricStore
 from runlease_coordinator.store.runs import RunStore
+
+#: What one stretch holds of a (key, writer).
+_Groups = dict[tuple[str, str], list[Batch]]
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which part of a run's history to read; None means no bound, empty ``keys`` all keys."""
+    """Which part of a run's history to read; None means no bound, bounds are inclusive."""
 
-    keys: frozenset[str]
     writers: frozenset[str]
-    min_step: int | None
-    max_step: int | None
-    superseded: bool
+    keys: KeyFilter = field(default_factory=KeyFilter)
+    min_step: int | None = None
+    max_step: int | None = None
+    superseded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A run's history as it stands at one moment: its stretches, oldest first; the last one is its own log."""
+
+    project: str
+    stretches: Sequence[Stretch]
+
+    @property
+    def position(self) -> LogPosition:
+        """Where the run's own log ends then."""
+        return self.stretches[-1].last_entry
 
 
 class HistoryReader:
     """Reads histories as of one moment."""
 
-    def __init__(self, runs: RunStore, metrics: MetricStore) -> None:
-        """Take the operations of runs and of logs."""
+    def __init__(
+        self, runs: RunStore, metrics: MetricStore, archive: Archive | None = None, workers: Workers | None = None
+    ) -> None:
+        """Take the operations of runs and of logs, where archived points are, and threads to work in."""
         self._runs = runs
-        self._metrics = metrics
+        self._workers = workers or Workers()
+        self._hot = HotLog(metrics, self._workers)
+        self._archive: Archive = archive or NoArchive()
 
-    async def read(self, project: str, run_id: str, canonical_id: str, query: Query) -> list[Series]:
-        """Return the series of a query by (writer, key), each ascending by step.
+    def close(self) -> None:
+        """Drop work that nobody waits for any more."""
+        self._workers.close()
+
+    async def moment(self, project: str, run_id: str, canonical_id: str) -> Moment:
+        """Return the history of a run as it stands now.
 
         Raises:
             RunNotFound, RunIdCollision, Unavailable.
         """
         snapshot = await self._runs.get_run(project, run_id, canonical_id)
-        shown: list[Series] = []
-        stretches = await lineage(self._runs, project, snapshot)
-        for stretch in stretches:
-            shown = visible_series(
-                await self._batches(project, stretch, query),
-                stretch.segments,
-                superseded=query.superseded and stretch is stretches[-1],
-                inherited=shown,
-                spared_by=stretch.spared_by,
-            )
-            shown = [cut for one in shown if (cut := _cut(one, None, stretch.highest_step)).steps]
-        return [cut for one in shown if (cut := _cut(one, query.min_step, query.max_step)).steps]
+        return Moment(project, await lineage(self._runs, project, snapshot))
 
-    async def _batches(self, project: str, stretch: Stretch, query: Query) -> list[Batch]:
-        batches: list[Batch] = []
-        async for entry in self._metrics.points(project, stretch.canonical_id, stretch.last_entry):
-            # Entries under a fence without an attempt: its grant was taken back, or it is that of a forced break.
-            attempt = stretch.attempt_of.get(entry.fence)
-            if attempt is not None and entry.writer in query.writers:
-                batches.extend(_decode(entry, attempt, query.keys))
-        return batches
+    async def series(self, moment: Moment, query: Query) -> AsyncIterator[Series]:
+        """Yield the series of a query by (key, writer), each ascending by step; none is empty.
+
+        Raises:
+            Unavailable.
+        """
+        found: list[_Groups] = []
+        highest = query.max_step
+        for stretch in reversed(moment.stretches):
+            # What a parent inherited itself ends at the fork, too.
+            highest = min((step for step in (highest, stretch.highest_step) if step is not None), default=None)
+            found.insert(0, await self._groups(moment, stretch, query, highest))
+        views = [View(stretch.segments, stretch.spared_by) for stretch in moment.stretches]
+        for key, writer in sorted({place for groups in found for place in groups}):
+            layers = [groups.pop((key, writer), []) for groups in found]
+            shown = await self._workers.run(_shown, key, writer, layers, views, superseded=query.superseded)
+            del layers
+            if len(shown):
+                yield shown
+
+    async def _groups(self, moment: Moment, stretch: Stretch, query: Query, max_step: int | None) -> _Groups:
+        selection = Selection(query.writers, stretch.last_entry, query.keys, query.min_step, max_step)
+        groups: _Groups = {}
+        for batch in await self._batches(moment.project, stretch, selection):
+            groups.setdefault((batch.key, batch.writer), []).append(batch)
+        return groups
+
+    async def _batches(self, project: str, stretch: Stretch, selection: Selection) -> list[Batch]:
+        """Read the hot log first: what is archived meanwhile is in the archive by the time that this is asked."""
+        run, attempts = stretch.canonical_id, stretch.attempt_of
+        pages = await self._hot.pages(project, run, attempts, selection)
+        archived = await self._archive.archived(project, run)
+        found: list[Batch] = []
+        if archived > max(selection.after, LOG_START):
+            older = selection.until(archived)
+            async for portion in self._archive.batches(project, run, older):
+                found += portion
+        return found + await self._hot.behind(pages, archived, attempts, selection)
 
 
-def _decode(entry: LogEntry, attempt: int, keys: frozenset[str]) -> Iterator[Batch]:
-    points = metrics_pb2.Points.FromString(entry.payload)
-    steps, times = list(points.steps), list(points.times)
-    for series in points.series:
-        if keys and series.key not in keys:
-            continue
-        rows = series.rows
-        yield Batch(
-            attempt=attempt,
-            segment=entry.segment,
-            writer=entry.writer,
-            key=series.key,
-            steps=[steps[row] for row in rows] if rows else steps,
-            times=[times[row] for row in rows] if rows else times,
-            values=list(series.values),
-        )
-
-
-def _cut(series: Series, min_step: int | None, max_step: int | None) -> Series:
-    if min_step is None and max_step is None:
-        return series
-    low, high = min_step or 0, math.inf if max_step is None else max_step
-    rows = [row for row, step in enumerate(series.steps) if low <= step <= high]
-    return Series(
-        series.key,
-        series.writer,
-        [series.steps[row] for row in rows],
-        [series.values[row] for row in rows],
-        [series.times[row] for row in rows],
-        [series.attempts[row] for row in rows],
-        [series.superseded[row] for row in rows] if series.superseded else [],
-    )
+def _shown(
+    key: str, writer: str, layers: Sequence[Sequence[Batch]], views: Sequence[View], *, superseded: bool
+) -> Series:
+    shown: Series | None = None
+    for number, (batches, view) in enumerate(zip(layers, views, strict=True), 1):
+        is_own = number == len(views)
+        shown = view.show(key, writer, batches, superseded=superseded and is_own, inherited=shown)
+    assert shown is not None, "a run has at least its own stretch"
+    return shown

@@ -15,6 +15,7 @@ from runlease_coordinator.domain.errors import InvalidField, Unavailable
 from runlease_coordinator.domain.metrics import Series, Writer
 from runlease_coordinator.domain.tickets import Tickets
 from runlease_coordinator.history.reads import HistoryReader, Query
+from runlease_coordinator.history.selection import KeyFilter
 from runlease_coordinator.rpc import entries, fields
 from runlease_coordinator.rpc.limits import change_of, limits_message, owner_of
 from runlease_coordinator.store.limits import LimitStore
@@ -107,8 +108,9 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
     async def History(self, request: pb.HistoryRequest, context: _Context) -> AsyncIterator[pb.HistoryResponse]:
         """Read a history, one series after the other."""
         name = fields.run_name(request.run)
-        for series in await self._history.read(*name, _query(request)):
-            for start in range(0, len(series.steps), _POINTS_A_MESSAGE):
+        query = _query(request)
+        async for series in self._history.series(await self._history.moment(*name), query):
+            for start in range(0, len(series), _POINTS_A_MESSAGE):
                 yield _series_message(series, slice(start, start + _POINTS_A_MESSAGE))
 
     async def GetLimits(self, request: pb.GetLimitsRequest, context: _Context) -> pb.GetLimitsResponse:
@@ -177,8 +179,8 @@ def _query(request: pb.HistoryRequest) -> Query:
         if getattr(request, field):
             raise InvalidField(field, "not supported by this version")
     return Query(
-        keys=frozenset(request.keys),
         writers=frozenset(fields.writer_name(w, "writers") for w in request.writers) or frozenset((MAIN_WRITER,)),
+        keys=KeyFilter(request.keys),
         min_step=fields.step(request.min_step, "min_step") if request.HasField("min_step") else None,
         max_step=fields.step(request.max_step, "max_step") if request.HasField("max_step") else None,
         superseded=request.superseded,
@@ -189,9 +191,9 @@ def _series_message(series: Series, part: slice) -> pb.HistoryResponse:
     return pb.HistoryResponse(
         key=series.key,
         writer=series.writer,
-        steps=series.steps[part],
-        values=series.values[part],
-        times=series.times[part],
-        attempts=series.attempts[part],
-        superseded=series.superseded[part],
+        steps=series.steps[part].tolist(),
+        values=series.values[part].tolist(),
+        times=series.times[part].tolist(),
+        attempts=series.attempts[part].tolist(),
+        superseded=() if series.superseded is None else series.superseded[part].tolist(),
     )

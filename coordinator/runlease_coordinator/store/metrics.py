@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from runlease_coordinator.domain.errors import InvalidField, Stale
 from runlease_coordinator.domain.limits import LARGEST_BYTES, LARGEST_POINTS
-from runlease_coordinator.domain.metrics import Entry, Writer, WriterPosition
+from runlease_coordinator.domain.metrics import Entry, LogPosition, Writer, WriterPosition
 from runlease_coordinator.store.keys import run_keys
 from runlease_coordinator.store.leases import refuse_fence
 from runlease_coordinator.store.limits import DEFAULT_ARGS
 from runlease_coordinator.store.store import Store
 
-#: Entries of one read; with batches of about 100 kB a page stays below 10 MB.
-_PAGE = 64
+#: Entries of one read: with batches of about 100 kB a page stays below 10 MB; smaller ones get larger pages.
+_FIRST_PAGE, _LARGEST_PAGE, _PAGE_BYTES = 64, 4096, 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,19 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """A stored entry of points, as it lies in the log."""
+    """A stored entry of points, as it lies in the log; ``attempt`` is 0 where it is that of the fence."""
 
-    fence: int
+    position: LogPosition
+    attempt: int
     writer: str
+    seq: int
     segment: int
     payload: bytes
+
+    @property
+    def fence(self) -> int:
+        """Under which it came in."""
+        return self.position.fence
 
 
 class MetricStore:
@@ -135,16 +142,34 @@ class MetricStore:
                 raise Stale("SESSION_TAKEN", f"another process has opened writer {writer.name!r} since")
         refuse_fence(verdict, rest, writer.project, writer.canonical_id, writer.fence, self._store)
 
-    async def points(self, project: str, canonical_id: str, last_id: str) -> AsyncIterator[LogEntry]:
-        """Yield the entries of points up to and including ``last_id``, in order."""
-        log, start = run_keys(project, canonical_id).log, "-"
-        while last_id:
-            page = await self._store.reads.call("XRANGE", log, start, last_id, "COUNT", _PAGE)
-            for entry_id, flat in page:
-                fields = dict(zip(flat[::2], flat[1::2], strict=True))
-                if fields[b"k"] == b"p":
-                    fence = int(entry_id.partition(b"-")[0])
-                    yield LogEntry(fence, fields[b"w"].decode(), int(fields[b"g"]), fields[b"b"])
-            if len(page) < _PAGE:
+    async def pages(
+        self, project: str, canonical_id: str, after: LogPosition, upto: LogPosition
+    ) -> AsyncIterator[list[LogEntry]]:
+        """Yield the entries of points behind ``after``, up to and including ``upto``, in order; no page is empty."""
+        log, count = run_keys(project, canonical_id).log, _FIRST_PAGE
+        start, end = f"({after}", str(upto)
+        while True:
+            page = await self._store.reads.call("XRANGE", log, start, end, "COUNT", count)
+            entries = [entry for raw in page if (entry := _log_entry(*raw))]
+            if entries:
+                yield entries
+            if len(page) < count:
                 return
             start = "(" + page[-1][0].decode()
+            size = sum(len(entry.payload) for entry in entries) + 1
+            count = max(_FIRST_PAGE, min(_LARGEST_PAGE, _PAGE_BYTES * count // size))
+
+
+def _log_entry(entry_id: bytes, flat: list[bytes]) -> LogEntry | None:
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    if fields[b"k"] != b"p":
+        return None
+    fence, _, number = entry_id.partition(b"-")
+    return LogEntry(
+        LogPosition(int(fence), int(number)),
+        int(fields.get(b"o", b"0")),
+        fields[b"w"].decode(),
+        int(fields[b"s"]),
+        int(fields[b"g"]),
+        fields[b"b"],
+    )

@@ -10,18 +10,19 @@ from importlib import resources
 #: Functions that a script needs besides the prelude.
 _NEEDS = {
     "abandon": ("queue", "auto"),
-    "acquire": ("decision", "queue", "auto", "segments"),
-    "append": ("segments", "gcra"),
+    "acquire": ("decision", "queue", "auto", "log", "segments"),
+    "append": ("log", "segments", "gcra"),
     "break": ("queue",),
     "delete_run": ("queue", "auto"),
+    "get_run": ("log",),
     "limits": ("gcra",),
-    "link": ("segments",),
+    "link": ("log", "segments"),
     "list_runs": ("order",),
     "live_runs": ("order",),
     "release": ("queue", "auto"),
     "resolve_auto": ("auto",),
 }
-_PARTS = frozenset(("prelude", "decision", "queue", "auto", "segments", "gcra", "order"))
+_PARTS = frozenset(("prelude", "decision", "queue", "auto", "log", "segments", "gcra", "order"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ if ARGV[1] == '1' then
   attempts = redis.call('HGETALL', KEYS[3])
   visible = redis.call('ZRANGE', KEYS[4], 0, -1)
   documents = redis.call('HGETALL', KEYS[5])
-  local entry = redis.call('XREVRANGE', KEYS[6], '+', '-', 'COUNT', 1)[1]
-  if entry then last = entry[1] end
+  last = end_of_log(KEYS[6])
 end
 return {'RUN', text(now), record, attempts, visible, documents, last, top and redis.call('HGET', KEYS[5], top) or ''}

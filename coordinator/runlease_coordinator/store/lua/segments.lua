@@ -39,10 +39,9 @@ end
 -- Makes a run show a parent's history up to and including `step` before its own, as the parent stands now.
 -- own: the run's own segments, as counting_segments tells them, that hide nothing of the parent's.
 local function adopt(run_key, ckpt_key, doc_key, parent_id, step, own, p_run, p_attempts, p_ckpt, p_doc, p_log)
-  local last = redis.call('XREVRANGE', p_log, '+', '-', 'COUNT', 1)[1]
   local parent = redis.call('HMGET', p_run, 'attempt', 'parent')
   redis.call('HSET', run_key, 'parent', parent_id, 'parent_step', text(step), 'parent_own', own,
-    'parent_segments', counting_segments(p_attempts), 'parent_entry', last and last[1] or '',
+    'parent_segments', counting_segments(p_attempts), 'parent_entry', end_of_log(p_log),
     'parent_attempt', parent[1], 'parent_continues', parent[2] or '')
   redis.call('HINCRBY', p_run, 'children', 1)
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', p_ckpt, '-inf', text(step))) do

@@ -1,0 +1,97 @@
+"""The hot part of a log: the store's stream, read and decoded page by page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from runlease_coordinator.domain.metrics import Batch, LogPosition
+from runlease_coordinator.history.decode import decode
+from runlease_coordinator.history.selection import Selection
+from runlease_coordinator.history.workers import Workers
+from runlease_coordinator.store.metrics import LogEntry, MetricStore
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Entries of one page, where the last of them lies, and what was selected of them."""
+
+    entries: Sequence[LogEntry]
+    last: LogPosition
+    batches: Sequence[Batch]
+
+
+class HotLog:
+    """Reads streams; the next page is on its way while one is decoded."""
+
+    def __init__(self, metrics: MetricStore, workers: Workers) -> None:
+        """Take the operations of logs, and threads to decode in."""
+        self._metrics = metrics
+        self._workers = workers
+
+    async def pages(
+        self, project: str, canonical_id: str, attempt_of: Mapping[int, int], selection: Selection
+    ) -> list[Page]:
+        """Return the selected points; entries under a fence without an attempt are not among them.
+
+        Raises:
+            Unavailable.
+        """
+        found: list[Page] = []
+        if selection.upto <= selection.after:
+            return found
+        raw_pages = aiter(self._metrics.pages(project, canonical_id, selection.after, selection.upto))
+        coming = asyncio.ensure_future(anext(raw_pages, None))
+        try:
+            while (entries := await coming) is not None:
+                coming = asyncio.ensure_future(anext(raw_pages, None))
+                batches = await self._workers.run(batches_of, entries, attempt_of, selection)
+                if batches:
+                    found.append(Page(entries, entries[-1].position, batches))
+        finally:
+            coming.cancel()
+            with suppress(BaseException):  # its caller has an exception of its own, or it ended above
+                await coming
+        return found
+
+    async def behind(
+        self, pages: Iterable[Page], position: LogPosition, attempt_of: Mapping[int, int], selection: Selection
+    ) -> list[Batch]:
+        """Return what pages hold behind a position: up to there, the archive has it meanwhile."""
+        kept: list[Batch] = []
+        for page in pages:
+            if page.entries[0].position > position:
+                kept += page.batches
+            elif page.last > position:
+                rest = [entry for entry in page.entries if entry.position > position]
+                kept += await self._workers.run(batches_of, rest, attempt_of, selection)
+        return kept
+
+
+def batches_of(entries: Iterable[LogEntry], attempt_of: Mapping[int, int], selection: Selection) -> list[Batch]:
+    """Decode entries of a log."""
+    found: list[Batch] = []
+    for entry in entries:
+        # Without an attempt, the fence's grant was taken back, or the fence is that of a forced break.
+        attempt = entry.attempt or attempt_of.get(entry.fence)
+        if attempt is not None and entry.writer in selection.writers:
+            found.extend(_batches(entry, attempt, selection))
+    return found
+
+
+def _batches(entry: LogEntry, attempt: int, selection: Selection) -> Iterator[Batch]:
+    points = decode(entry.payload, selection.keys)
+    wanted = selection.rows(points.steps)
+    if wanted is not None and not wanted.any():
+        return
+    for column in points.columns:
+        steps, times, values = points.steps, points.times, column.values
+        if column.rows is not None:
+            steps, times = steps[column.rows], times[column.rows]
+        if wanted is not None:
+            rows = wanted if column.rows is None else wanted[column.rows]
+            steps, times, values = steps[rows], times[rows], values[rows]
+        if len(steps):
+            yield Batch(attempt, entry.segment, entry.writer, column.key, steps, times, values)
