@@ -308,7 +308,7 @@ def test_the_shell_completes_commands(cli: Cli) -> None:
 
 
 COMMANDS = (
-    *("bootstrap", "break", "delete", "demo", "events", "generate-id", "history", "limits", "link", "ls"),
+    *("bootstrap", "break", "delete", "demo", "events", "export", "generate-id", "history", "limits", "link", "ls"),
     *("serve", "show", "undelete", "update", "version", "watch"),
 )
 

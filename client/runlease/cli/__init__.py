@@ -12,6 +12,7 @@ import click
 from runlease.cli.demo import demo
 from runlease.cli.errors import Program
 from runlease.cli.events import events, watch
+from runlease.cli.export import export
 from runlease.cli.history import history
 from runlease.cli.limits import limits
 from runlease.cli.operate import break_lease, delete, link, undelete, update
@@ -56,7 +57,7 @@ def program() -> None:
 
 
 _COMMANDS = (
-    *(serve, demo, list_runs, show, history, watch, events),
+    *(serve, demo, list_runs, show, history, export, watch, events),
     *(break_lease, update, link, limits, delete, undelete),
     *(bootstrap, generate_run_id, version),
 )

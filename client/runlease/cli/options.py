@@ -25,6 +25,14 @@ def _run_path(ctx: click.Context, param: click.Parameter, value: str) -> tuple[s
         raise click.BadParameter(str(error), ctx, param) from None
 
 
+def owner(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, str | None]:
+    """Read `PROJECT/RUN`, or `PROJECT` alone: the callback of an argument."""
+    try:
+        return parse_run(value) if "/" in value else (check_project(value), None)
+    except InvalidArgument as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
 def _project(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     try:
         return value if value is None else check_project(value)
