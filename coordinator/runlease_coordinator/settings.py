@@ -240,4 +240,6 @@ def _check_store(store: str) -> None:
 def _check_database(url: SplitResult, origin: str) -> None:
     named = dict(parse_qsl(url.query)).get("db") or ("" if url.scheme == "unix" else url.path.strip("/"))
     if named and not (named.isascii() and named.isdigit()):
-        raise StartupError(f"{origin}: the database {named!r} is no number: leave it out, or end in /0")
+        # Behind a `/` in a password that was not quoted, the path is the rest of the password.
+        shown = "" if "@" in named else f" {named!r}"
+        raise StartupError(f"{origin}: the database{shown} is no number: leave it out, or end in /0")

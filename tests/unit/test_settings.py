@@ -206,6 +206,7 @@ def refusal(store: str) -> str:
 
 @given(st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), max_size=12))
 @example("a/b@c")
+@example("@0/")
 @example("://@")
 @example("%zz[")
 def test_a_password_never_shows(noise: str) -> None:
