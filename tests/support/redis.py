@@ -34,8 +34,18 @@ class RedisServer:
         self.socket = self.directory / "s"
         flags = [part for option in options for part in f"--{option}".split(" ", 1)]
         own = ["--port", str(port), "--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", ""]
-        self.process = subprocess.Popen([binary, *own, *flags], stdout=subprocess.DEVNULL)
+        self._command = [binary, *own, *flags]
+        self.start()
+
+    def start(self) -> None:
+        """Start it; again after `kill`, with the data that its configuration kept."""
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         until(self._answers, timeout_s=20)
+
+    def kill(self) -> None:
+        """SIGKILL it."""
+        self.process.kill()
+        self.process.wait()
 
     @property
     def url(self) -> str:
@@ -57,6 +67,5 @@ class RedisServer:
             return False
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
