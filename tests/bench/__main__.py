@@ -17,13 +17,13 @@ from typing import TypeVar
 import grpc.aio
 import uvloop
 
-from tests.bench import cpu, fleet, handoff, idle, leases, listing, points, processes, report, startup
+from tests.bench import cpu, fleet, handoff, idle, leases, listing, points, processes, report, startup, trackers
 from tests.bench.rounds import Figure, Wanted, interleave
 
 #: The order of a full run. Memory comes first: an idle coordinator is one that has done nothing yet.
 FIGURES = (
     *("memory", "start", "import", "runmemory", "leases32", "leases1", "renewals", "renewals1000", "cpu"),
-    *("handoff", "handoff2", "list", "points", "log"),
+    *("handoff", "handoff2", "list", "points", "log", "trackers"),
 )
 #: Where a figure's name is no name for a method.
 _METHODS = {"import": "imports", "list": "listing"}
@@ -167,6 +167,10 @@ class Bench:
         yield Figure("run.log of 5 scalars, p99", "us", of(runlease="log_p99_us", json_line="json_p99_us"), digits=1)
         yield Figure("run.log of 5 scalars, mean, flat out", "us", of(runlease="burst_call_us"), digits=1)
         yield Figure("rows of 5 scalars acknowledged, one process", "rows/s", of(runlease="rows_a_second"))
+
+    async def trackers(self) -> AsyncIterator[Figure]:
+        async for figure in trackers.figures(self.environment, self.seconds, self.rounds):
+            yield figure
 
 
 @asynccontextmanager

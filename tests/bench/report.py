@@ -29,7 +29,7 @@ def table(figures: Iterable[Figure]) -> str:
     ]
     for figure in figures:
         rivals = [
-            f"{name} {_span(values, figure.digits)}, {_span(figure.ratios(name), 2)}x"
+            f"{name} {_span(values, figure.digits)}, {_span(figure.ratios(name), figure.ratio_digits)}x"
             for name, values in list(figure.values.items())[1:]
         ]
         bounds = [
@@ -75,4 +75,4 @@ def _span(values: list[float], digits: int) -> str:
 
 
 def _number(value: float, is_ratio: str, figure: Figure) -> str:
-    return f"{value:.2f}x" if is_ratio else f"{value:,.{figure.digits}f}"
+    return f"{value:.{figure.ratio_digits}f}x" if is_ratio else f"{value:,.{figure.digits}f}"

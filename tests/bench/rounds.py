@@ -39,6 +39,7 @@ class Figure:
     values: dict[str, list[float]]
     wanted: Sequence[Wanted] = ()
     digits: int = 0
+    ratio_digits: int = 2
 
     @property
     def own(self) -> list[float]:
