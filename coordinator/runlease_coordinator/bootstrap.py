@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from pathlib import Path
 
@@ -24,12 +25,18 @@ from runlease.v1 import (
 
 from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.domain.tickets import Tickets
+from runlease_coordinator.history.archive import ArchivedLog
+from runlease_coordinator.history.compactor import Compactor, Pacing
+from runlease_coordinator.history.objects import ArchiveError, Objects, open_objects, probe
 from runlease_coordinator.history.reads import HistoryReader
+from runlease_coordinator.history.retention import Retention
+from runlease_coordinator.history.threads import Threads
 from runlease_coordinator.rpc.errors import ErrorInterceptor
 from runlease_coordinator.rpc.leases import LeaseService
 from runlease_coordinator.rpc.metrics import MetricService
 from runlease_coordinator.rpc.runs import RunService
 from runlease_coordinator.settings import Settings, StartupError, redact_url
+from runlease_coordinator.store.archive import ArchiveStore
 from runlease_coordinator.store.embedded import EmbeddedStore
 from runlease_coordinator.store.events import EventStore
 from runlease_coordinator.store.leases import LeaseStore
@@ -42,6 +49,8 @@ from runlease_coordinator.store.wakeups import Wakeups
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 1.0
+#: An archive that answers at all does so within this; the start does not wait for one that is away.
+_PROBE_TIMEOUT_S = 10.0
 MAX_MESSAGE_BYTES = 16 << 20
 _SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -74,6 +83,7 @@ class Coordinator:
         self._store_url = ""
         self._wakeups: Wakeups | None = None
         self._leases: LeaseStore | None = None
+        self._objects: Objects | None = None
 
     async def start(self) -> None:
         """Start everything.
@@ -82,6 +92,7 @@ class Coordinator:
             StartupError: it cannot; the message holds the remedy. What was started is stopped.
         """
         try:
+            self._objects = await open_archive(self.settings)
             store = await self._open_store()
             await self._serve(store)
         except BaseException:
@@ -147,8 +158,10 @@ class Coordinator:
         self._leases = leases = LeaseStore(store, self._wakeups, int(settings.lock_delay_s * 1e6))
         events, tickets = EventStore(store, self._wakeups), Tickets(await store.shared_secret())
         runs, metrics = RunStore(store), MetricStore(store)
+        archive = ArchiveStore(store, owner=f"{socket.gethostname()}:{os.getpid()}")
         self._run_service = RunService(runs, events)
-        self._metric_service = MetricService(metrics, LimitStore(store), HistoryReader(runs, metrics), tickets)
+        history = HistoryReader(runs, metrics, ArchivedLog(archive, self._objects))
+        self._metric_service = MetricService(metrics, LimitStore(store), history, tickets)
         server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_OPTIONS)
         leases_pb2_grpc.add_LeaseServiceServicer_to_server(
             LeaseService(leases, events, tickets, int(settings.max_ttl_s * 1e6)),
@@ -166,6 +179,39 @@ class Coordinator:
         for service in ("", *_SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._tasks.append(asyncio.create_task(_sweep_forever(leases), name="sweeper"))
+        if self._objects is not None:
+            pacing = Pacing(hot_bytes=settings.archive_bytes, ended_s=settings.archive_after_s)
+            compactor = Compactor(archive, runs, self._objects, pacing)
+            self._tasks.append(asyncio.create_task(compactor.run_forever(), name="compactor"))
+        if settings.retention_days is not None:
+            retention = Retention(archive, settings.retention_days * 86_400)
+            self._tasks.append(asyncio.create_task(retention.run_forever(), name="retention"))
+
+
+async def open_archive(settings: Settings) -> Objects | None:
+    """Return the folder of archived histories; None where there is none.
+
+    Raises:
+        StartupError: it cannot be used; the message holds the remedy.
+    """
+    url = settings.archive_url
+    if url is None:
+        log.warning(
+            "no history is archived: all points stay in the store's memory; give --history-url a path or a URL "
+            "(s3://BUCKET/FOLDER) that all coordinators of this store can reach"
+        )
+        return None
+    objects = await asyncio.to_thread(open_objects, url)
+    try:
+        async with asyncio.timeout(_PROBE_TIMEOUT_S):
+            await Threads("archive-probe", 1).run(probe, objects)
+    except TimeoutError:
+        log.warning("the archive %s does not answer yet; points stay in the store until it does", objects.url)
+    except ArchiveError as error:
+        if error.refused:
+            raise StartupError(f"cannot archive histories: {error}; check --history-url and its permissions") from None
+        log.warning("the archive does not answer yet; points stay in the store until it does: %s", error)
+    return objects
 
 
 async def connect(url: str) -> Store:

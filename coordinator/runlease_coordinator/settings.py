@@ -18,6 +18,8 @@ MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 MIN_MAX_TTL_S = 5.0
 MAX_MAX_TTL_S = 3600.0
 
+MAX_RETENTION_DAYS = 36_500.0
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 
@@ -68,6 +70,19 @@ class Settings:
     data_nodes: int = 1
     """Data nodes a shard of the store has, replicas included."""
 
+    history_url: str | None = field(default=None, repr=False)
+    """Where histories are archived: a path or a URL of fsspec. None: `<data_dir>/history` with the embedded store,
+    nowhere with another one. Not in the repr: it may hold credentials."""
+
+    archive_bytes: int = 16 << 20
+    """Bytes of points in the store from which on a run is archived while it goes on, 1 or more."""
+
+    archive_after_s: float = 600.0
+    """Seconds after its end from which on a run is archived whatever it has, 0 or more."""
+
+    retention_days: float | None = None
+    """Days after its end from which on a run's points are removed. None: they are kept."""
+
     drain_s: float = 10.0
     """Seconds that open calls get to end after SIGTERM."""
 
@@ -89,10 +104,29 @@ class Settings:
                 f"--data-nodes is {self.data_nodes}, but the embedded store is one node: "
                 "leave --data-nodes out, or give --store the URL of a replicated store"
             )
+        self._check_archive()
         if self.log_level not in LOG_LEVELS:
             raise StartupError(f"--log-level is {self.log_level!r}: give one of {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:
             raise StartupError(f"--log-format is {self.log_format!r}: give one of {', '.join(LOG_FORMATS)}")
+
+    @property
+    def archive_url(self) -> str | None:
+        """Where histories are archived; None: they stay in the store."""
+        if self.history_url is not None or self.store != "embedded":
+            return self.history_url
+        return str(self.data_dir / "history")
+
+    def _check_archive(self) -> None:
+        if self.archive_bytes < 1:
+            raise StartupError(f"--archive-bytes is {self.archive_bytes}: give 1 or more bytes")
+        if not (self.archive_after_s >= 0 and math.isfinite(self.archive_after_s)):
+            raise StartupError(f"--archive-after is {self.archive_after_s:g} s: give 0 or more seconds")
+        if self.retention_days is not None and not 0 < self.retention_days <= MAX_RETENTION_DAYS:
+            raise StartupError(
+                f"--retention is {self.retention_days:g} days: give more than 0, {MAX_RETENTION_DAYS:g} at most, "
+                "or leave it out to keep points for ever"
+            )
 
     def _check_timings(self) -> None:
         # Written as `not low <= x <= high`, so that NaN fails too.
@@ -166,6 +200,13 @@ def _seconds(variable: str, text: str) -> float:
         raise StartupError(f"{variable}={text!r} is no number: give seconds, as in {variable}=30") from None
 
 
+def _days(variable: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise StartupError(f"{variable}={text!r} is no number: give days, as in {variable}=90") from None
+
+
 def _count(variable: str, text: str) -> int:
     try:
         return int(text)
@@ -180,6 +221,10 @@ _VARIABLES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "lock_delay_s": ("RUNLEASE_LOCK_DELAY", _seconds),
     "server_binary": ("RUNLEASE_SERVER_BINARY", _text),
     "data_nodes": ("RUNLEASE_DATA_NODES", _count),
+    "history_url": ("RUNLEASE_HISTORY_URL", _text),
+    "archive_bytes": ("RUNLEASE_ARCHIVE_BYTES", _count),
+    "archive_after_s": ("RUNLEASE_ARCHIVE_AFTER", _seconds),
+    "retention_days": ("RUNLEASE_RETENTION", _days),
     "log_level": ("RUNLEASE_LOG_LEVEL", _lower),
     "log_format": ("RUNLEASE_LOG_FORMAT", _lower),
 }

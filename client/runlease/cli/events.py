@@ -18,7 +18,7 @@ Target = tuple[str | None, str | None]
 
 _KINDS = """created, granted, reinstated, released, expired,
 proved-dead, given-back, revoked, broken, updated, linked, limits, deleted,
-undeleted, purged"""
+undeleted, purged, points_expired"""
 
 
 def _target(ctx: click.Context, param: click.Parameter, value: str | None) -> Target:

@@ -25,10 +25,11 @@ Examples:
   runlease serve --store redis://127.0.0.1:6379
 
 Options can also come from the environment: RUNLEASE_LISTEN, RUNLEASE_STORE,
-RUNLEASE_DATA_DIR, RUNLEASE_MAX_TTL, RUNLEASE_LOCK_DELAY,
-RUNLEASE_SERVER_BINARY, RUNLEASE_DATA_NODES, RUNLEASE_LOG_LEVEL,
-RUNLEASE_LOG_FORMAT. A store's password belongs there: others can see a command
-line.
+RUNLEASE_DATA_DIR, RUNLEASE_HISTORY_URL, RUNLEASE_ARCHIVE_BYTES,
+RUNLEASE_ARCHIVE_AFTER, RUNLEASE_RETENTION, RUNLEASE_MAX_TTL,
+RUNLEASE_LOCK_DELAY, RUNLEASE_SERVER_BINARY, RUNLEASE_DATA_NODES,
+RUNLEASE_LOG_LEVEL, RUNLEASE_LOG_FORMAT. A store's password belongs there:
+others can see a command line.
 """
 
 _BOOTSTRAP_EPILOG = """\b
@@ -53,6 +54,32 @@ The URL can also come from RUNLEASE_STORE, where others do not see its password.
     type=click.Path(),
     metavar="DIR",
     help="Where the embedded store keeps its data.  [default: ~/.local/share/runlease]",
+)
+@click.option(
+    "--history-url",
+    metavar="URL",
+    help="Where histories are archived: a directory, s3://BUCKET/FOLDER, gs://...  [default: history in --data-dir "
+    "with the embedded store, else nowhere]",
+)
+@click.option(
+    "--archive-bytes",
+    type=int,
+    metavar="N",
+    help="Archive a run when it has so many bytes of points in the store.  [default: 16777216]",
+)
+@click.option(
+    "--archive-after",
+    "archive_after_s",
+    type=float,
+    metavar="S",
+    help="Archive the rest of a run so many seconds after its end.  [default: 600]",
+)
+@click.option(
+    "--retention",
+    "retention_days",
+    type=float,
+    metavar="DAYS",
+    help="Remove the points of runs that ended so many days ago.  [default: keep them for ever]",
 )
 @click.option("--max-ttl", "max_ttl_s", type=float, metavar="S", help="Longest lease, in seconds.  [default: 60]")
 @click.option(

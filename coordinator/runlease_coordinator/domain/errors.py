@@ -153,7 +153,8 @@ class Stale(DomainError):
 class Unavailable(DomainError):
     """The coordinator cannot decide now.
 
-    ``reason`` is one of STORE_UNAVAILABLE, QUARANTINE, UNBOOTSTRAPPED, REQUEST_TOO_OLD, OUT_OF_MEMORY, DRAINING.
+    ``reason`` is one of STORE_UNAVAILABLE, QUARANTINE, UNBOOTSTRAPPED, REQUEST_TOO_OLD, OUT_OF_MEMORY, DRAINING,
+    ARCHIVE_UNAVAILABLE.
     """
 
     def __init__(self, reason: str, message: str, retry_after_ms: int = 500) -> None:

@@ -32,6 +32,10 @@ class KeyFilter:
         """Tell whether a key passes."""
         return self.takes_all or key in self._keys or bool(self._pattern and self._pattern.fullmatch(key))
 
+    def may_take(self, lowest: str, highest: str) -> bool:
+        """Tell whether keys between two, in the order of their characters, may pass."""
+        return self.takes_all or self._pattern is not None or any(lowest <= key <= highest for key in self._keys)
+
     def passed(self, raw: bytes) -> str | None:
         """Return a key in UTF-8 as text, None where it does not pass."""
         try:

@@ -10,6 +10,7 @@ key                                    type          content
 ``rl:{pp}:ckptdoc:<project>/<run>``    hash          ``<step>:<fence>`` -> attempt, time, writer, JSON; all ever
 ``rl:{pp}:log:<project>/<run>``        stream        entries of all writers, ``<fence>-<n>``
 ``rl:{pp}:seq:<project>/<run>``        hash          writer -> fence, session, seq, segment, wrote
+``rl:{pp}:parts:<project>/<run>``      hash          archive's manifest: parts, pending cut, generation
 ``rl:{pp}:wait:<project>/<run>``       sorted set    nonce of a waiter by place
 ``rl:{pp}:waitx:<project>/<run>``      hash          nonce -> until (us), call
 ``rl:{pp}:auto:<project>``             hash          automatic key -> run, until (us)
@@ -17,6 +18,8 @@ key                                    type          content
 ``rl:{pp}:gcra:<project>``             hash          ``points``, ``bytes`` -> when all would be paid for (us)
 ``rl:{pp}:links``                      hash          project -> how many links were made
 ``rl:{pp}:live``                       sorted set    ``<project>/<run>`` by expiry (us)
+``rl:{pp}:hot``                        sorted set    ``<project>/<run>`` by bytes of its log, not archived
+``rl:{pp}:garbage``                    sorted set    archived object by the time (us) from which it may go
 ``rl:{pp}:runs:<project>``             sorted set    run by update time (us)
 ``rl:{pp}:projects``                   sorted set    project by creation time (us)
 ``rl:{pp}:events``                     stream        audit log
@@ -43,13 +46,15 @@ def partition_of(project: str) -> int:
 class PartitionKeys:
     """Keys of one partition."""
 
-    __slots__ = ("events", "links", "live", "meta", "prefix", "projects")
+    __slots__ = ("events", "garbage", "hot", "links", "live", "meta", "prefix", "projects")
 
     def __init__(self, partition: int) -> None:
         """Build the keys of partition 0..63."""
         self.prefix = prefix = f"rl:{{{partition:02d}}}:"
         self.meta = prefix + "meta"
         self.live = prefix + "live"
+        self.hot = prefix + "hot"
+        self.garbage = prefix + "garbage"
         self.projects = prefix + "projects"
         self.events = prefix + "events"
         self.links = prefix + "links"
@@ -84,6 +89,7 @@ class RunKeys:
         "limits",
         "log",
         "partition",
+        "parts",
         "path",
         "project",
         "run",
@@ -105,6 +111,7 @@ class RunKeys:
         self.ckptdoc = f"{prefix}ckptdoc:{path}"
         self.log = f"{prefix}log:{path}"
         self.seq = f"{prefix}seq:{path}"
+        self.parts = f"{prefix}parts:{path}"
         self.wait = f"{prefix}wait:{path}"
         self.waitx = f"{prefix}waitx:{path}"
         self.runs = partition.runs(project)

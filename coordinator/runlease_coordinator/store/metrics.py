@@ -109,6 +109,7 @@ class MetricStore:
                 keys.ckptdoc,
                 keys.limits,
                 keys.gcra,
+                keys.partition.hot,
             ),
             (
                 writer.fence,
@@ -125,6 +126,7 @@ class MetricStore:
                 *DEFAULT_ARGS,
                 LARGEST_POINTS,
                 LARGEST_BYTES,
+                keys.path,
             ),
             on=self._store.metrics,
         )
@@ -150,7 +152,7 @@ class MetricStore:
         start, end = f"({after}", str(upto)
         while True:
             page = await self._store.reads.call("XRANGE", log, start, end, "COUNT", count)
-            entries = [entry for raw in page if (entry := _log_entry(*raw))]
+            entries = [entry for raw in page if (entry := log_entry(*raw))]
             if entries:
                 yield entries
             if len(page) < count:
@@ -160,7 +162,8 @@ class MetricStore:
             count = max(_FIRST_PAGE, min(_LARGEST_PAGE, _PAGE_BYTES * count // size))
 
 
-def _log_entry(entry_id: bytes, flat: list[bytes]) -> LogEntry | None:
+def log_entry(entry_id: bytes, flat: list[bytes]) -> LogEntry | None:
+    """Read an entry of a stream; None where it is not one of points."""
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     if fields[b"k"] != b"p":
         return None

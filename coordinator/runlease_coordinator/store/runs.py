@@ -199,6 +199,9 @@ class RunStore:
                 keys.partition.events,
                 parent_run,
                 keys.limits,
+                keys.parts,
+                keys.partition.hot,
+                keys.partition.garbage,
             ),
             (project, canonical_id, fence, reason),
         )

@@ -13,16 +13,20 @@ _NEEDS = {
     "acquire": ("decision", "queue", "auto", "log", "segments"),
     "append": ("log", "segments", "gcra"),
     "break": ("queue",),
+    "commit_part": ("manifest",),
+    "cut": ("manifest",),
     "delete_run": ("queue", "auto"),
+    "expire_points": ("manifest",),
     "get_run": ("log",),
     "limits": ("gcra",),
     "link": ("log", "segments"),
     "list_runs": ("order",),
     "live_runs": ("order",),
+    "purge_run": ("manifest",),
     "release": ("queue", "auto"),
     "resolve_auto": ("auto",),
 }
-_PARTS = frozenset(("prelude", "decision", "queue", "auto", "log", "segments", "gcra", "order"))
+_PARTS = frozenset(("prelude", "decision", "queue", "auto", "log", "segments", "gcra", "manifest", "order"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,12 @@
 -- commit waits behind them they are taken in and charged). Acknowledged means appended.
 -- No allow-oom: metrics must not take the memory that leases need.
 -- KEYS  1 meta  2 run  3 attempts  4 log  5 seq  6 ckpt  7 ckptdoc  8 limits  9 gcra
+--       10 hot
 -- ARGV  1 fence  2 writer  3 session  4 seq  5 segment  6 kind: p, c, r or x
 --       7 payload (p: packed points; c: document, JSON)  8 number of points  9 highest step (p), step (c, r)
 --       10 canonical ID  11 '1': a commit waits behind it, else '0'  12-16 default limits: run_points run_bytes
 --       project_points project_bytes (per second) burst_us  17 points  18 bytes of the largest batch
+--       19 member of hot
 -- Returns {verdict, now, ...}:
 --   APPENDED DUPLICATE  seq      GAP  last seq      SEGMENT  current segment      SESSION
 --   THROTTLED  limit's name, rate, points or bytes left, us until the entry is worth another try, us until all is paid
@@ -69,6 +71,7 @@ end
 -- First of all the entry itself: a script that stops at an error must not have changed anything else.
 if kind ~= 'x' then
   redis.call('XADD', log_key, fence .. '-*', 'w', writer, 's', text(seq), 'g', text(segment), 'k', kind, 'b', payload)
+  redis.call('ZINCRBY', KEYS[10], #payload, ARGV[19])
 end
 if kind == 'p' or kind == 'c' then
   if run[3] == '0' then
