@@ -92,8 +92,8 @@ class Coordinator:
             StartupError: it cannot; the message holds the remedy. What was started is stopped.
         """
         try:
-            self._objects = await open_archive(self.settings)
             store = await self._open_store()
+            self._objects = await open_archive(self.settings)
             await self._serve(store)
         except BaseException:
             await self.stop(grace_s=0)

@@ -78,9 +78,7 @@ class _Cut:
 class Compactor:
     """Archives one run after the other, in a worker thread where it takes time."""
 
-    def __init__(
-        self, archive: ArchiveStore, runs: RunStore, objects: Objects, pacing: Pacing = Pacing()  # noqa: B008 - frozen
-    ) -> None:
+    def __init__(self, archive: ArchiveStore, runs: RunStore, objects: Objects, pacing: Pacing = Pacing()) -> None:
         """Take the manifests, the runs, the folder of the parts and the pace."""
         self._archive = archive
         self._runs = runs

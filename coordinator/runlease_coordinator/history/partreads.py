@@ -1,4 +1,4 @@
-"""Reads parts of the archive: of each row group first what tells which rows are meant, then only those rows' columns."""
+"""Reads parts of the archive: of each row group first what tells whose rows they are, then the numbers, if wanted."""
 
 from __future__ import annotations
 

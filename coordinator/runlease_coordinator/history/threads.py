@@ -1,4 +1,4 @@
-"""Threads for what waits on disks and networks: an archive that hangs must hold up neither reads nor the process's end."""
+"""Threads for what waits on disks and networks: an archive that hangs holds up neither reads nor the process's end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 class Threads:
-    """A bounded number of daemon threads, one a call: executors would be waited for at exit, for as long as they hang."""
+    """A bounded number of daemon threads, one a call: a process's end would wait for those of an executor."""
 
     def __init__(self, name: str, at_most: int) -> None:
         """Take a name for the threads and how many there may be at once."""

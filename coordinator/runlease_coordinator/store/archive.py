@@ -222,8 +222,7 @@ class ArchiveStore:
         return verdict == "EXPIRED"
 
     async def runs_updated_before(self, age_s: float) -> AsyncIterator[tuple[str, str]]:
-        """Yield the runs (project, canonical ID) that nothing has changed for so many seconds; one is given twice
-        or missed only where it changes meanwhile."""
+        """Yield the runs (project, canonical ID) that nothing has changed for so many seconds."""
         call = self._store.reads.call
         latest_us = self._store.clock.now_us() - int(age_s * 1e6)
         for number in range(PARTITIONS):
@@ -248,4 +247,6 @@ def _digest(segments: bytes) -> str:
 
 def _part(text: str) -> Part:
     path, after, to, points, size, lowest, highest = text.split(" ")
-    return Part(path, LogPosition.parse(after), LogPosition.parse(to), int(points), int(size), int(lowest), int(highest))
+    return Part(
+        path, LogPosition.parse(after), LogPosition.parse(to), int(points), int(size), int(lowest), int(highest)
+    )
