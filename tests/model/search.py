@@ -1,0 +1,81 @@
+"""Breadth-first search: the first violation that it finds has the shortest trace."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.model.bounds import Bounds
+from tests.model.clients import Clients
+from tests.model.cluster import Step
+from tests.model.rules import Rules
+from tests.model.scripts import append_accepted
+from tests.model.state import START, State
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found; `violated`: the invariant, or '' where none was."""
+
+    violated: str
+    trace: tuple[tuple[int, str], ...]
+    states: int
+    seconds: float
+
+
+class Model(Clients):
+    """The whole model: what may happen next, and what must never."""
+
+    def steps(self, state: State) -> Iterator[Step]:
+        """Yield everything that may happen next."""
+        if state.now < START + self.bounds.ticks:
+            yield Step("", self.tick(state))
+        yield from self.calls(state)
+        yield from self.faults(state)
+
+    def violated(self, state: State) -> str:
+        """Name the invariant that a state breaks: I1 or I3."""
+        first, second = state.clients
+        if state.held(first) and state.held(second) and min(first.fence, second.fence) not in state.broken:
+            return "I1"
+        elected = state.elected
+        fence = elected.dataset.record.fence
+        if fence in state.granted and fence < state.granted[-1] and self.answers(state, len(state.primaries) - 1):
+            accepted = append_accepted(self.rules, elected.dataset, self.incarnation(elected), fence)
+            if accepted and not self.excused(state, fence):
+                return "I3"
+        return ""
+
+
+def search(rules: Rules, bounds: Bounds, *, only: str = "") -> Result:
+    """Search all interleavings; stop at the first violation (of the invariant ``only``, where it is given)."""
+    started = time.monotonic()
+    model, start = Model(rules, bounds), bounds.start(rules)
+    came_from: dict[State, tuple[State, str] | None] = {start: None}
+    queue = deque([start])
+    while queue:
+        state = queue.popleft()
+        for label, after, wrong in model.steps(state):
+            if after in came_from and not wrong:
+                continue
+            found = wrong or model.violated(after)
+            if found and (not only or found == only):
+                trace = (*_trace(came_from, state), (state.now, label))
+                return Result(found, trace, len(came_from), time.monotonic() - started)
+            if after not in came_from:
+                came_from[after] = (state, label)
+                queue.append(after)
+    return Result("", (), len(came_from), time.monotonic() - started)
+
+
+def _trace(came_from: dict[State, tuple[State, str] | None], state: State) -> tuple[tuple[int, str], ...]:
+    steps = []
+    step = came_from[state]
+    while step is not None:
+        state, label = step
+        if label:
+            steps.append((state.now, label))
+        step = came_from[state]
+    return tuple(reversed(steps))

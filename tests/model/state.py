@@ -1,0 +1,142 @@
+"""One state of the model. Everything is a tuple, so that states can be hashed and compared.
+
+Time is counted in ticks from `START` on; fences are tenths of a tick, so that several grants fit into one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+START = 10
+FENCES_PER_TICK = 10
+
+
+class Meta(NamedTuple):
+    """A partition's `meta`: what opened it (0: absent), and until when (store time) nothing is granted."""
+
+    incarnation: int
+    quarantine_until: int
+
+
+class Record(NamedTuple):
+    """A run's record, with the names of `acquire.lua`; `opened_in`: the incarnation that confirmed it."""
+
+    fence: int
+    nonce: int
+    expiry: int
+    avail: int
+    end: str
+    revoked: bool
+    opened_in: int
+
+
+ABSENT = Record(fence=0, nonce=0, expiry=0, avail=0, end="absent", revoked=False, opened_in=0)
+
+
+class Dataset(NamedTuple):
+    """What one node stores; `spent`: the nonces that have an attempt."""
+
+    meta: Meta
+    record: Record = ABSENT
+    spent: tuple[int, ...] = ()
+
+
+EMPTY = Dataset(Meta(incarnation=0, quarantine_until=0))
+
+
+class Primary(NamedTuple):
+    """A node that takes writes, be it the elected one or one that was cut off.
+
+    `skew`: store TIME less real time. `since`: the real time at which its incarnation began. `syncs`: full syncs that
+    it gave. `disk`: what a restart finds.
+    """
+
+    name: str
+    replid: int
+    skew: int
+    since: int
+    syncs: int
+    dataset: Dataset
+    disk: Dataset
+
+
+class Replica(NamedTuple):
+    """A node that follows; `leader`: the replication ID whose stream it applies. Only former primaries have names."""
+
+    leader: int
+    name: str
+    dataset: Dataset
+
+
+class Reply(NamedTuple):
+    """An acknowledged answer on its way to a client; `as_holder`: the request claimed to be HELD."""
+
+    kind: str
+    fence: int
+    sent: int
+    remaining: int
+    as_holder: bool
+
+
+class Past(NamedTuple):
+    """A lease that a client believes in no longer: messages under it may still be on their way."""
+
+    fence: int
+    claims: int
+    released: bool
+
+
+class Client(NamedTuple):
+    """What a client knows: the nonce it waits with, or the lease it believes in.
+
+    `claims`: a bit for each incarnation that was open at a moment at which this lease was HELD.
+    """
+
+    nonce: int = 0
+    nonces: int = 0
+    fence: int = 0
+    deadline: int = 0
+    claims: int = 0
+    reply: Reply | None = None
+    past: tuple[Past, ...] = ()
+    releasing: bool = False
+
+
+class Budget(NamedTuple):
+    """How often each fault, and each operator's act, may still happen."""
+
+    promotions: int = 0
+    restarts: int = 0
+    clock_steps: int = 0
+    breaks: int = 0
+    goings_back: int = 0
+    coordinators: int = 0
+
+
+class State(NamedTuple):
+    """One moment.
+
+    `primaries`: the last one is elected. `sightings`: (real time, skew) of the TIMEs that the coordinator saw.
+    Of the checker's own: `granted`, the fences whose grants were acknowledged; `broken`, those ended by force;
+    `opened`, a bit for each incarnation that some script has seen; `losses`, how often data may have been lost.
+    """
+
+    now: int
+    primaries: tuple[Primary, ...]
+    replicas: tuple[Replica, ...]
+    clients: tuple[Client, ...]
+    sightings: tuple[tuple[int, int], ...]
+    budget: Budget
+    granted: tuple[int, ...] = ()
+    broken: tuple[int, ...] = ()
+    opened: int = 0
+    losses: int = 0
+
+    @property
+    def elected(self) -> Primary:
+        """The primary that Sentinel names."""
+        return self.primaries[-1]
+
+    def held(self, client: Client) -> bool:
+        """Whether a client is HELD by its own deadline."""
+        return client.fence > 0 and self.now < client.deadline
