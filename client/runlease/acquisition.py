@@ -12,9 +12,10 @@ import grpc
 import tenacity
 
 from runlease.channel import CALL_TIMEOUT_S, Caller
-from runlease.client import Grant, grant_of, milliseconds, run_ref
+from runlease.client import milliseconds, run_ref
 from runlease.clock import suspend_aware
 from runlease.exceptions import CoordinatorUnavailable, LeaseHeld, RunNotFound, StaleFence
+from runlease.grants import Grant, grant_of
 from runlease.holder import Holder
 from runlease.liveness import is_dead
 from runlease.records import holder_message

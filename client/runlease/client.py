@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
 from runlease.channel import Caller, coordinator_address, credentials, open_channel
 from runlease.exceptions import InvalidArgument, RunleaseError
-from runlease.history import History, history_of
+from runlease.grants import Grant, Renewal, grant_of
+from runlease.history import History, history_of, history_request
 from runlease.holder import this_process
 from runlease.ids import canonical_id, check_project
 from runlease.limits import Limits, check_owner, limits_change, limits_of
 from runlease.records import (
     OUTCOMES,
     STATES,
-    Checkpoint,
-    ConfigChange,
     RunRecord,
-    change_of,
-    checkpoint_of,
     dump_json,
     holder_message,
     run_of,
@@ -35,33 +31,6 @@ RESUME_MODES = ("never", "allow", "must", "auto")
 _READ_TIMEOUT_S = 600.0
 #: Runs of one call of a listing: few at first, since most callers look at the newest only.
 _FIRST_PAGE, _PAGE = 100, 500
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A granted lease; ``remaining_s`` counts from before the request was sent, ``previous_state`` is '' if new."""
-
-    fence: int
-    attempt: int
-    ttl_s: float
-    remaining_s: float
-    resumed: bool
-    previous_state: str
-    next_step: int
-    starting_step: int
-    checkpoint: Checkpoint | None
-    config_changes: tuple[ConfigChange, ...]
-    run: RunRecord
-    rank_ticket: str = ""
-    cursor: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Renewal:
-    """An extended lease."""
-
-    remaining_s: float
-    reinstated: bool
 
 
 class Client:
@@ -363,32 +332,57 @@ class Client:
         superseded: bool = False,
         *,
         writers: Iterable[str] | None = None,
+        key_patterns: Iterable[str] | None = None,
+        after: str | None = None,
     ) -> History:
         """Read a run's history; steps are inclusive.
 
         Args:
             project: the project.
             id: the run's ID, in either form.
-            keys: None: all keys.
+            keys: exact keys; None, without patterns: all.
             min_step: lowest step.
             max_step: highest step.
-            max_points: at most so many points a series, by minimum and maximum of each bucket; None: raw.
+            max_points: at most so many points a series, minimum and maximum of each bucket of steps; None: raw.
             superseded: also the points that later attempts replaced.
             writers: None: the holder's, ``main``.
+            key_patterns: keys that match, besides ``keys``: `*` is any characters, `/` too, `?` one.
+            after: the ``cursor`` of an earlier read: only what came in since, each series in the order in which it did.
 
         Raises:
             RunNotFound: there is none.
         """
-        request = metrics_pb2.HistoryRequest(
-            run=run_ref(project, id),
-            keys=keys or (),
-            writers=writers or (),
+        request = history_request(
+            run_ref(project, id),
+            keys=keys,
             min_step=min_step,
             max_step=max_step,
-            max_points=max_points or 0,
+            max_points=max_points,
             superseded=superseded,
+            writers=writers,
+            key_patterns=key_patterns,
+            after=after,
         )
         return self._call(self._read_history, request)
+
+    def history_pages(
+        self, project: str, id: str, keys: Iterable[str] | None = None, *, page_points: int = 1_000_000, **options: Any
+    ) -> Iterator[History]:
+        """Yield a history in parts of at most ``page_points`` points, by key, then step: for what memory cannot hold.
+
+        All parts are of one moment. ``options`` are those of `history`.
+
+        Raises:
+            RunNotFound: there is none.
+            InvalidArgument: points expired while they were read.
+        """
+        request = history_request(run_ref(project, id), keys=keys, page_points=page_points, **options)
+        while True:
+            page: History = self._call(self._read_history, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def get_limits(self, project: str, id: str | None = None) -> Limits:
         """Read the rate limits in force for a project (None) or a run, defaults included.
@@ -447,25 +441,6 @@ def run_ref(project: str, id: str) -> runs_pb2.RunRef:
     check_project(project)
     canonical_id(id)
     return runs_pb2.RunRef(project=project, id=id)
-
-
-def grant_of(message: leases_pb2.Grant) -> Grant:
-    """Read a grant."""
-    return Grant(
-        fence=message.fence,
-        attempt=message.attempt,
-        ttl_s=message.ttl_ms / 1000,
-        remaining_s=message.remaining_ms / 1000,
-        resumed=message.resumed,
-        previous_state=state_name(message.previous_state),
-        next_step=message.next_step,
-        starting_step=message.starting_step,
-        checkpoint=checkpoint_of(message.checkpoint) if message.HasField("checkpoint") else None,
-        config_changes=tuple(change_of(change) for change in message.config_changes),
-        run=run_of(message.run),
-        rank_ticket=message.rank_ticket,
-        cursor=message.cursor,
-    )
 
 
 def milliseconds(seconds: float, field: str) -> int:

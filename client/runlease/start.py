@@ -16,9 +16,9 @@ import runlease
 from runlease import exits
 from runlease.acquisition import Acquirer
 from runlease.channel import coordinator_address, credentials, open_channel
-from runlease.client import Grant
 from runlease.disabled import DisabledLog, MutedLog, disabled_lease
 from runlease.exceptions import LeaseLost, RunleaseError, StaleFence
+from runlease.grants import Grant
 from runlease.holder import this_process
 from runlease.ids import MAIN_WRITER, canonical_id
 from runlease.job import array_index, automatic_keys, job_of, main_module, script_of

@@ -54,7 +54,8 @@ class Stubs:
         ref = runs_pb2.RunRef(project=project, id="r")
         run = self.runs.GetRun(runs_pb2.GetRunRequest(run=ref), timeout=TIMEOUT_S).run
         request = metrics_pb2.HistoryRequest(run=ref, superseded=True)
-        series = [(one.key, list(one.steps), list(one.values)) for one in self.metrics.History(request)]
+        parts = self.metrics.History(request)
+        series = [(one.key, list(one.steps), list(one.values)) for one in parts if one.steps]
         return run.points, run.next_step, [c.step for c in run.checkpoints], len(run.attempts[0].segments), series
 
 
@@ -207,6 +208,9 @@ def test_page_tokens(stubs: Stubs, page_token: str) -> None:
     assert refused(stubs.runs.ListRuns, runs_pb2.ListRunsRequest(page_token=page_token)) == "page_token"
 
 
+#: None of them is the position of a log's entry.
+AFTERS = ["x", "1", "1-", "-1", "1-x", "1-1-1", " 1-0", "1-0\n", "+1-0", "²-0", "٣-0", "1e3-0", f"{2**64}-0", "1" * MIB]
+
 #: None of them is the cursor of an event.
 CURSORS = ["x", "1-0", "*", "*=", "*=1", "*=-1", "*=1-x", "64=1-0", "-1=1-0", "*=1-0,", "*=1-0 ", "1.0=1-0", "ä=1-0"]
 CURSORS += [
@@ -321,13 +325,24 @@ def test_a_search_without_keys_leads_nowhere(stubs: Stubs, project: str) -> None
         ("writers", {"writers": ["a b"]}),
         ("min_step", {"min_step": -1}),
         ("max_step", {"max_step": 2**63 - 1}),
-        ("max_points", {"max_points": 5}),
-        ("key_patterns", {"key_patterns": ["*"]}),
+        ("key_patterns", {"key_patterns": ["*"] * 65}),
+        ("key_patterns[1]", {"key_patterns": ["*", ""]}),
+        ("key_patterns[0]", {"key_patterns": ["x" * 257]}),
+        ("superseded", {"after": "1-0", "superseded": True}),
+        ("max_points", {"after": "1-0", "max_points": 5}),
+        *(("after", {"after": after}) for after in AFTERS),
     ],
 )
 def test_histories(stubs: Stubs, field: str, given: dict[str, Any]) -> None:
     request = metrics_pb2.HistoryRequest(**{"run": ref()} | given)
     assert refused(stubs.metrics.History, request) == field
+
+
+@pytest.mark.parametrize("page_token", TOKENS, ids=lambda value: value[:24])
+def test_page_tokens_of_histories(stubs: Stubs, project: str, page_token: str) -> None:
+    stubs.leases.Acquire(wish(project), timeout=TIMEOUT_S)
+    request = metrics_pb2.HistoryRequest(run=ref(project), page_token=page_token)
+    assert refused(stubs.metrics.History, request) == "page_token"
 
 
 # The Append stream

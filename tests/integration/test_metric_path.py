@@ -181,7 +181,7 @@ def test_writers_of_other_names_have_logs_of_their_own(place: Place) -> None:
     assert rank.flush(LONG)
     assert place.history("loss")["loss"] == line(0, 1)
     ranks = place.client.history(place.project, "r", keys=["loss"], writers=["rank1"]).series
-    assert [(one.writer, one.steps) for one in ranks] == [("rank1", [0])]
+    assert [(one.writer, list(one.steps)) for one in ranks] == [("rank1", [0])]
 
 
 def keep_training(writer: LogWriter, stop: threading.Event) -> threading.Thread:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -76,10 +77,11 @@ class LogPosition(NamedTuple):
         """
         if not text:
             return LOG_START
-        fence, _, number = text.partition("-")
-        if not (fence.isdecimal() and number.isdecimal() and text.isascii() and len(text) <= _LONGEST_POSITION):
-            raise ValueError(f"no position of a log: {text!r}")
-        return cls(int(fence), int(number))
+        numbers = _POSITION.fullmatch(text)
+        found = cls(*map(int, numbers.groups())) if numbers else LOG_START
+        if not numbers or max(found) > _LARGEST_NUMBER:
+            raise ValueError(f"no position of a log: {text[:64]!r}")
+        return found
 
     def __str__(self) -> str:
         """Return ``FENCE-NUMBER``."""
@@ -88,8 +90,9 @@ class LogPosition(NamedTuple):
 
 #: Before the first entry of every log.
 LOG_START = LogPosition(0, 0)
-#: Two unsigned 64-bit numbers.
-_LONGEST_POSITION = 41
+_POSITION = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+#: Of the store's stream IDs.
+_LARGEST_NUMBER = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,23 +14,31 @@ from runlease_coordinator.domain.metrics import LOG_START, Flags, Ints, LogPosit
 class KeyFilter:
     """Keys by name or by pattern; each distinct key is matched once."""
 
-    def __init__(self, keys: Iterable[str] = (), patterns: Iterable[str] = ()) -> None:
+    def __init__(self, keys: Iterable[str] = (), patterns: Iterable[str] = (), *, first: str = "") -> None:
         """Take exact keys, and patterns in which `*` stands for any characters, `/` too, and `?` for one.
 
-        Neither of them: all keys.
+        Neither of them: all keys. Only those that sort at or behind ``first`` pass.
         """
-        self._keys, self._patterns = frozenset(keys), frozenset(patterns)
-        self._pattern = re.compile("|".join(map(_regex, sorted(self._patterns)))) if self._patterns else None
+        self._keys, self._patterns, self._first = frozenset(keys), frozenset(patterns), first
+        self._pattern = re.compile("|".join(map(_regex, self._patterns)), re.DOTALL) if self._patterns else None
         self._known: dict[bytes, str | None] = {}
 
     @property
     def takes_all(self) -> bool:
         """Whether every key passes."""
-        return not self._keys and self._pattern is None
+        return not (self._keys or self._patterns or self._first)
 
     def takes(self, key: str) -> bool:
         """Tell whether a key passes."""
-        return self.takes_all or key in self._keys or bool(self._pattern and self._pattern.fullmatch(key))
+        if self._first and key < self._first:
+            return False
+        if not self._keys and self._pattern is None:
+            return True
+        return key in self._keys or bool(self._pattern and self._pattern.fullmatch(key))
+
+    def starting_at(self, first: str) -> KeyFilter:
+        """Return the same filter for keys that sort at or behind ``first``."""
+        return KeyFilter(self._keys, self._patterns, first=first)
 
     def may_take(self, lowest: str, highest: str) -> bool:
         """Tell whether keys between two, in the order of their characters, may pass."""
@@ -74,5 +82,11 @@ class Selection:
 
 
 def _regex(pattern: str) -> str:
-    """Translate a pattern; `[`, unlike in the shell's, is a character like any other."""
-    return "(?s:" + "".join({"*": ".*", "?": "."}.get(one, re.escape(one)) for one in pattern) + ")"
+    """Translate a pattern; `[`, unlike in the shell's, is a character like any other.
+
+    What follows a `*` is matched where it first occurs, for good: so no pattern takes long, however many there are.
+    """
+    first, *rest = ("".join("." if one == "?" else re.escape(one) for one in part) for part in pattern.split("*"))
+    if not rest:
+        return first
+    return first + "".join(f"(?>.*?{part})" for part in rest[:-1]) + ".*" + rest[-1]

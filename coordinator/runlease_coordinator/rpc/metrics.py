@@ -7,16 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
-from runlease.ids import MAIN_WRITER
 from runlease.v1 import metrics_pb2 as pb
 from runlease.v1 import metrics_pb2_grpc
 
 from runlease_coordinator.domain.errors import InvalidField, Unavailable
-from runlease_coordinator.domain.metrics import Series, Writer
+from runlease_coordinator.domain.metrics import Writer
 from runlease_coordinator.domain.tickets import Tickets
-from runlease_coordinator.history.reads import HistoryReader, Query
-from runlease_coordinator.history.selection import KeyFilter
-from runlease_coordinator.rpc import entries, fields
+from runlease_coordinator.history.reads import HistoryReader
+from runlease_coordinator.rpc import entries, history
 from runlease_coordinator.rpc.limits import change_of, limits_message, owner_of
 from runlease_coordinator.store.limits import LimitStore
 from runlease_coordinator.store.metrics import Gap, MetricStore, Throttled
@@ -25,8 +23,6 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 _Answers = asyncio.Queue["asyncio.Task[pb.AppendResponse] | None"]
 #: Entries of one stream on their way to the store; beyond it the stream is not read (gRPC's flow control takes over).
 _IN_FLIGHT = 64
-#: Points of one message of a history: about 1 MB.
-_POINTS_A_MESSAGE = 32_768
 _MAX_UINT32 = 2**32 - 1
 
 
@@ -107,11 +103,8 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
 
     async def History(self, request: pb.HistoryRequest, context: _Context) -> AsyncIterator[pb.HistoryResponse]:
         """Read a history, one series after the other."""
-        name = fields.run_name(request.run)
-        query = _query(request)
-        async for series in self._history.series(await self._history.moment(*name), query):
-            for start in range(0, len(series), _POINTS_A_MESSAGE):
-                yield _series_message(series, slice(start, start + _POINTS_A_MESSAGE))
+        async for message in history.answers(self._history, request):
+            yield message
 
     async def GetLimits(self, request: pb.GetLimitsRequest, context: _Context) -> pb.GetLimitsResponse:
         """Read the rate limits in force."""
@@ -168,32 +161,3 @@ async def _merged(answers: _Answers) -> AsyncIterator[pb.AppendResponse]:
             held = None
     if held is not None:
         yield held
-
-
-def _query(request: pb.HistoryRequest) -> Query:
-    if request.max_points:
-        raise InvalidField("max_points", "not supported by this version: read raw points")
-    if request.key_patterns:
-        raise InvalidField("key_patterns", "not supported by this version: name the keys")
-    for field in ("after", "page_points", "page_token", "packed"):
-        if getattr(request, field):
-            raise InvalidField(field, "not supported by this version")
-    return Query(
-        writers=frozenset(fields.writer_name(w, "writers") for w in request.writers) or frozenset((MAIN_WRITER,)),
-        keys=KeyFilter(request.keys),
-        min_step=fields.step(request.min_step, "min_step") if request.HasField("min_step") else None,
-        max_step=fields.step(request.max_step, "max_step") if request.HasField("max_step") else None,
-        superseded=request.superseded,
-    )
-
-
-def _series_message(series: Series, part: slice) -> pb.HistoryResponse:
-    return pb.HistoryResponse(
-        key=series.key,
-        writer=series.writer,
-        steps=series.steps[part].tolist(),
-        values=series.values[part].tolist(),
-        times=series.times[part].tolist(),
-        attempts=series.attempts[part].tolist(),
-        superseded=() if series.superseded is None else series.superseded[part].tolist(),
-    )
