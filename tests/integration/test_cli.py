@@ -308,7 +308,20 @@ def test_the_shell_completes_commands(cli: Cli) -> None:
 
 
 COMMANDS = (
-    *("bootstrap", "break", "delete", "demo", "events", "export", "generate-id", "history", "limits", "link", "ls"),
+    *(
+        "bootstrap",
+        "break",
+        "compare",
+        "delete",
+        "demo",
+        "events",
+        "export",
+        "generate-id",
+        "history",
+        "limits",
+        "link",
+        "ls",
+    ),
     *("serve", "show", "undelete", "update", "version", "watch"),
 )
 

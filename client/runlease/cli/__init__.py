@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from runlease.cli.compare import compare
 from runlease.cli.demo import demo
 from runlease.cli.errors import Program
 from runlease.cli.events import events, watch
@@ -57,7 +58,7 @@ def program() -> None:
 
 
 _COMMANDS = (
-    *(serve, demo, list_runs, show, history, export, watch, events),
+    *(serve, demo, list_runs, show, history, export, compare, watch, events),
     *(break_lease, update, link, limits, delete, undelete),
     *(bootstrap, generate_run_id, version),
 )

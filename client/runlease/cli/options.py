@@ -18,7 +18,8 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 PATIENCE_S = 5.0
 
 
-def _run_path(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, str]:
+def run_path_callback(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, str]:
+    """Read `PROJECT/RUN`: the callback of an argument."""
     try:
         return parse_run(value)
     except InvalidArgument as error:
@@ -46,7 +47,7 @@ def run_path(run: RunRecord) -> str:
 
 
 #: `PROJECT/RUN`, or `RUN` of the default project; the command gets both parts.
-run_argument = click.argument("run", callback=_run_path, metavar="PROJECT/RUN")
+run_argument = click.argument("run", callback=run_path_callback, metavar="PROJECT/RUN")
 project_argument = click.argument("project", required=False, callback=_project)
 
 output_option = click.option(
