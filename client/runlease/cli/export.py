@@ -57,8 +57,8 @@ A row is a point: key, step, value, time (UNIX seconds), attempt, writer, and
 with --superseded whether a later attempt replaced it. With --wide a row is a
 step, with one column a key. Numbers keep all their digits. JSON knows no NaN
 and no infinities: these values are the strings "NaN", "Infinity" and
-"-Infinity". A file appears when it is whole; an interrupted export leaves none.
-Parquet needs `pip install 'runlease[arrow]'`.
+"-Infinity". A file appears when it is whole; an interrupted export leaves
+none. Parquet needs `pip install 'runlease[arrow]'`.
 """,
 )
 @click.argument("owners", nargs=-1, required=True, callback=_owners, metavar="PROJECT[/RUN]...")
