@@ -60,6 +60,11 @@ class Site:
         return server
 
     @property
+    def external(self) -> bool:
+        """Whether the store is not a coordinator's own, so that it lives on without any."""
+        return self._redis is not None
+
+    @property
     def address(self) -> str:
         """What clients under test are given."""
         return ",".join(proxy.address for proxy in self._proxies)
@@ -107,6 +112,13 @@ class Site:
         one = random.choice(self._coordinators)
         one.kill()
         one.start()
+
+    def kill_coordinators(self) -> None:
+        """SIGKILL all coordinators at once, and start them again."""
+        for one in self._coordinators:
+            one.kill()
+        for one in self._coordinators:
+            one.start()
 
     def kill_store(self, random: Random) -> None:
         """SIGKILL the store; the embedded one is started again by its coordinator."""

@@ -88,7 +88,9 @@ class StoreConnection:
         try:
             return await wire.send(command)
         except OutOfMemoryError as error:
-            raise Unavailable("OUT_OF_MEMORY", f"the store is out of memory: {error}", 2000) from error
+            raise Unavailable(
+                "OUT_OF_MEMORY", f"the store is out of memory, raise its maxmemory: {error}", 2000
+            ) from error
         except BusyLoadingError as error:
             raise Unavailable("STORE_UNAVAILABLE", f"the store is loading its data: {error}") from error
 

@@ -97,8 +97,12 @@ class Store:
     async def shared_secret(self) -> bytes:
         """Return the secret that the coordinators of this store share; the first one makes it."""
         meta = partition_keys(0).meta
-        await self.control.call("HSETNX", meta, "secret", token_hex(32))
-        secret: bytes = await self.control.call("HGET", meta, "secret")
+        # Read first: a store without memory refuses to write, and must not keep a coordinator from renewing leases.
+        secret: bytes | None = await self.control.call("HGET", meta, "secret")
+        if secret is None:
+            await self.control.call("HSETNX", meta, "secret", token_hex(32))
+            secret = await self.control.call("HGET", meta, "secret")
+        assert secret is not None
         return secret
 
     async def resolve_auto(self, project: str, auto_keys: Sequence[str]) -> tuple[str, str]:
