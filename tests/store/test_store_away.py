@@ -102,7 +102,7 @@ def test_nothing_acknowledged_is_lost_by_a_kill(own: LiveStore, project: str) ->
 
     own.run(append_until_it_dies())
     until(lambda: works(own, project, fence))
-    stored = own.read(project)[0].steps
+    stored = own.read(project)[0].steps.tolist()
     assert len(acknowledged) >= 200
     # In order, each once, and at least what was acknowledged: an answer may have been lost, a write not.
     assert stored == list(range(1, len(stored) + 1))

@@ -15,10 +15,9 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import (
     AuthenticationError,
-    BusyLoadingError,
     NoScriptError,
-    OutOfMemoryError,
     RedisError,
+    ResponseError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
@@ -36,6 +35,16 @@ log = logging.getLogger(__name__)
 #: How long an answer may take before the connection counts as dead: far above a slow fsync, below a renewal's period.
 ANSWER_TIMEOUT_S = 4.0
 _BACKOFF_S = (0.02, 1.0)
+#: What a store's refusal begins with, where it refuses for a state that passes: reason, what to do, when to come again.
+_STATES = {
+    "OOM": ("OUT_OF_MEMORY", "is out of memory, raise its maxmemory", 2000),
+    "MISCONF": ("STORE_UNAVAILABLE", "cannot write to its disk, make room or mend what its log says", 2000),
+    "READONLY": ("STORE_UNAVAILABLE", "is a replica, name its primary with --store", 1000),
+    "NOREPLICAS": ("STORE_UNAVAILABLE", "has fewer replicas than its min-replicas-to-write", 1000),
+    "MASTERDOWN": ("STORE_UNAVAILABLE", "is a replica without a primary", 1000),
+    "LOADING": ("STORE_UNAVAILABLE", "is loading its data", 500),
+    "BUSY": ("STORE_UNAVAILABLE", "is busy with another script", 500),
+}
 _NOT_CONNECTED = (OSError, RedisConnectionError, RedisTimeoutError, asyncio.TimeoutError, EOFError)
 
 
@@ -79,7 +88,8 @@ class StoreConnection:
         """Send one command and return its answer.
 
         Raises:
-            Unavailable: the store is away or out of memory; whether the command took effect is not known.
+            Unavailable: the store is away, or in a state in which it takes nothing; whether the command took effect is
+                not known.
             ResponseError: the store's own refusal.
         """
         wire = self._wire
@@ -87,12 +97,12 @@ class StoreConnection:
             raise self._away()
         try:
             return await wire.send(command)
-        except OutOfMemoryError as error:
-            raise Unavailable(
-                "OUT_OF_MEMORY", f"the store is out of memory, raise its maxmemory: {error}", 2000
-            ) from error
-        except BusyLoadingError as error:
-            raise Unavailable("STORE_UNAVAILABLE", f"the store is loading its data: {error}") from error
+        except ResponseError as error:
+            state = _STATES.get(str(error).partition(" ")[0])
+            if state is None:
+                raise
+            reason, words, retry_after_ms = state
+            raise Unavailable(reason, f"the store {words}: {error}", retry_after_ms) from error
 
     async def run(self, script: Script, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
         """Run a script and return its answer; same errors as `call`."""

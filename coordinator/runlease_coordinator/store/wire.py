@@ -15,15 +15,8 @@ from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-
-#: First words of the store's refusals that callers tell apart.
-_REFUSALS: dict[str, type[ResponseError] | type[BusyLoadingError]] = {
-    "NOSCRIPT": NoScriptError,
-    "OOM": OutOfMemoryError,
-    "LOADING": BusyLoadingError,
-}
+from redis.exceptions import NoScriptError, ResponseError
 
 Future = asyncio.Future[Any]
 
@@ -123,5 +116,5 @@ class Wire(asyncio.Protocol):
             self.lost.set_result(RedisConnectionError(why))
 
 
-def _refusal(text: str) -> Exception:
-    return _REFUSALS.get(text.partition(" ")[0], ResponseError)(text)
+def _refusal(text: str) -> ResponseError:
+    return NoScriptError(text) if text.startswith("NOSCRIPT") else ResponseError(text)
