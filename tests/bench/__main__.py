@@ -17,13 +17,27 @@ from typing import TypeVar
 import grpc.aio
 import uvloop
 
-from tests.bench import cpu, fleet, handoff, idle, leases, listing, points, processes, report, startup, trackers
+from tests.bench import (
+    cpu,
+    fleet,
+    handoff,
+    idle,
+    leases,
+    listing,
+    points,
+    processes,
+    report,
+    soak,
+    startup,
+    throttle,
+    trackers,
+)
 from tests.bench.rounds import Figure, Wanted, interleave
 
 #: The order of a full run. Memory comes first: an idle coordinator is one that has done nothing yet.
 FIGURES = (
     *("memory", "start", "import", "runmemory", "leases32", "leases1", "renewals", "renewals1000", "cpu"),
-    *("handoff", "handoff2", "list", "points", "log", "trackers"),
+    *("handoff", "handoff2", "list", "points", "pointmemory", "log", "trackers", "throttle", "soak"),
 )
 #: Where a figure's name is no name for a method.
 _METHODS = {"import": "imports", "list": "listing"}
@@ -146,16 +160,20 @@ class Bench:
             yield figure
 
     async def points(self) -> AsyncIterator[Figure]:
-        batches = int(160 * self.seconds)  # the store keeps them all in memory: about 100 kB each
-        values = await interleave(
-            {
-                "runlease": partial(points.durable_points, self.own, batches),
-                "bare stream": partial(points.bare_points, self.echo, batches),
-            },
-            self.rounds,
-        )
-        millions = {name: [value / 1e6 for value in each] for name, each in values.items()}
-        yield Figure("points acknowledged, batches of 10 000", "million/s", millions, [Wanted(4, True)], 2)
+        async for figure in points.figures(self.own, self.echo, self.seconds, self.rounds):
+            yield figure
+
+    async def pointmemory(self) -> AsyncIterator[Figure]:
+        async for figure in points.memory(self.own, self.store_url):
+            yield figure
+
+    async def throttle(self) -> AsyncIterator[Figure]:
+        async for figure in throttle.figures(self.environment, self.seconds, self.rounds):
+            yield figure
+
+    async def soak(self) -> AsyncIterator[Figure]:
+        async for figure in soak.figures(10 * self.seconds):
+            yield figure
 
     async def log(self) -> AsyncIterator[Figure]:
         found = [await _later(partial(_log_cost, self.environment)) for _ in range(self.rounds)]

@@ -65,7 +65,7 @@ def echo() -> Iterator[tuple[str, int]]:
         assert process.stdout is not None
         yield f"127.0.0.1:{int(process.stdout.readline())}", process.pid
     finally:
-        _end(process)
+        end(process)
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def etcd() -> Iterator[str | None]:
         yield f"127.0.0.1:{client}"
     finally:
         if process is not None:
-            _end(process)
+            end(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -110,7 +110,8 @@ def _free_ports(count: int) -> list[int]:
             each.close()
 
 
-def _end(process: subprocess.Popen[Any]) -> None:
+def end(process: subprocess.Popen[Any]) -> None:
+    """Terminate a process, kill it if it does not end, and wait."""
     process.terminate()
     try:
         process.wait(timeout=10)
