@@ -86,8 +86,9 @@ def start_puppet() -> Iterator[Callable[[CoordinatorProcess], Puppet]]:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the caller's own runs and jobs out of the tests."""
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the caller's own runs and jobs out of the tests, and what tests spool out of the working directory."""
     for name in os.environ:
         if name.startswith(("RUNLEASE_", "WANDB_", "SLURM_")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("RUNLEASE_DIR", str(tmp_path_factory.getbasetemp() / "runlease"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from runlease.lease import Lease
 from runlease.leasestate import LeaseMachine
@@ -48,6 +50,14 @@ class DisabledLog:
     def close(self, timeout_s: float) -> bool:
         """Return at once."""
         return True
+
+    def keep(self, *, outcome: str = "", changes: Mapping[str, Any] | None = None) -> bool:
+        """Keep nothing."""
+        return False
+
+    def leave(self) -> Path | None:
+        """Leave nothing."""
+        return None
 
     def abandon(self) -> None:
         """Do nothing."""

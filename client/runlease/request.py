@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from runlease.exceptions import InvalidArgument, LeaseLost
 from runlease.ids import DEFAULT_PROJECT, canonical_id, check_project, check_writer, generate_id
 from runlease.job import Job
 from runlease.records import dump_json
-from runlease.settings import MODES, Environment
+from runlease.settings import DEFAULT_DIRECTORY, MODES, SPOOLS, Environment
 from runlease.values import check_step
 
 log = logging.getLogger("runlease")
@@ -81,6 +82,8 @@ class Request:
     member: bool
     holds: bool
     writer: str | None
+    spool: str
+    directory: Path
 
 
 def resolve(
@@ -107,6 +110,7 @@ def resolve(
     group: str | None,
     holder: bool | None,
     writer: str | None,
+    spool: str | None = None,
 ) -> Request:
     """Resolve `init`'s arguments: argument, then `RUNLEASE_*`, then `WANDB_*`, then the default.
 
@@ -136,7 +140,7 @@ def resolve(
         project=check_project(project if project is not None else environment.project or DEFAULT_PROJECT),
         id=_checked_id(run_id, resume_mode, bool(group), resume_given=resume is not None or bool(environment.resume)),
         resume=resume_mode,
-        mode=_mode(mode if mode is not None else environment.mode or "online"),
+        mode=_one_of("mode", MODES, mode if mode is not None else environment.mode or "online"),
         by_id=by_id,
         auto=resume_mode == "auto" and run_id is None,
         shares_id=bool(group) and run_id is None and resume_mode != "auto",
@@ -158,6 +162,8 @@ def resolve(
         member=_member(holder, group, job),
         holds=bool(group) and (holder is True or (holder is None and job.rank == 0)),
         writer=None if writer is None else check_writer(writer),
+        spool=_one_of("spool", SPOOLS, spool if spool is not None else environment.spool or "overflow"),
+        directory=Path(environment.directory or DEFAULT_DIRECTORY).absolute(),
     )
 
 
@@ -224,10 +230,10 @@ def _checked_id(run_id: str | None, mode: str, grouped: bool, *, resume_given: b
     return generated
 
 
-def _mode(mode: str) -> str:
-    if mode not in MODES:
-        raise InvalidArgument(f"mode={mode!r}: one of {', '.join(MODES)}", field="mode")
-    return mode
+def _one_of(field: str, allowed: Sequence[str], value: str) -> str:
+    if value not in allowed:
+        raise InvalidArgument(f"{field}={value!r}: one of {', '.join(allowed)}", field=field)
+    return value
 
 
 def _auto_key(key: str | None) -> str | None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol
 
@@ -42,6 +43,8 @@ class Log(Protocol):
     def flush(self, timeout_s: float | None = None) -> bool: ...
     def stats(self) -> Stats: ...
     def close(self, timeout_s: float) -> bool: ...
+    def keep(self, *, outcome: str = "", changes: Mapping[str, Any] | None = None) -> bool: ...
+    def leave(self) -> Path | None: ...
     def abandon(self) -> None: ...
 
 
@@ -312,10 +315,13 @@ class Run:
         return self._writer.flush(timeout)
 
     def finish(self, outcome: str = "finished", timeout: float = 60.0) -> bool:
-        """End the run: send what is left, release the lease. Idempotent; never takes longer than ``timeout`` seconds.
+        """End the run: send what is left, release the lease. Idempotent; waits for ``timeout`` seconds at most.
+
+        What could not be delivered goes to the spool, for which a slow disk may need a moment more, and is said on
+        stderr, with the `runlease sync` that delivers it later.
 
         Returns:
-            Whether everything was delivered, the outcome too. What was not is said in a warning.
+            Whether everything was delivered, the outcome too; offline: whether everything is on disk.
         """
         if outcome not in OUTCOMES:
             raise InvalidArgument(f"outcome={outcome!r}: one of {', '.join(OUTCOMES)}", field="outcome")
@@ -328,20 +334,27 @@ class Run:
         lost = self.lease.state is LeaseState.LOST
         # The release gets a fifth of the time for itself, so that a slow log does not cost the outcome too.
         delivered = False if lost else self._writer.close(timeout * 0.8)
-        stats = self._writer.stats()
-        left = stats.buffered + stats.lost
         if lost:
             self._writer.abandon()
         elif self._unsent:
             self._send_update(timeout_s=max(0.1, (deadline - time.monotonic()) / 2))
+            if self._unsent and self._writer.keep(changes=self._unsent):
+                self._unsent = {}
         released = False if lost else self._release(outcome, max(0.2, deadline - time.monotonic()))
         self._session.close()
+        self._tell_left(self._writer.leave())
         exits.forget(self)
         if self._on_finish is not None:
             self._on_finish(self)
-        if left:
-            print(f"runlease: {left} points of {self.project}/{self.id} were not delivered", file=sys.stderr)
         return delivered and released
+
+    def _tell_left(self, spool: Path | None) -> None:
+        stats, path = self._writer.stats(), f"{self.project}/{self.id}"
+        if lost := stats.buffered + stats.lost:
+            print(f"runlease: {lost} points of {path} were not delivered", file=sys.stderr)
+        if spool is not None:
+            what = f"{stats.spooled} points" if stats.spooled else "the end"
+            print(f"runlease: {what} of {path} can be delivered later: runlease sync {spool}", file=sys.stderr)
 
     def _release(self, outcome: str, timeout_s: float) -> bool:
         try:
@@ -350,11 +363,13 @@ class Run:
                 return True
         except RunleaseError as error:
             if not self.lease.lose_by(error):
+                kept = self._writer.keep(outcome=outcome)
                 log.warning(
-                    "runlease: the end of %s/%s (%s) was not delivered, it will show as crashed: %s",
+                    "runlease: the end of %s/%s (%s) was not delivered, it will show as crashed%s: %s",
                     self.project,
                     self.id,
                     outcome,
+                    " until `runlease sync`" if kept else "",
                     error,
                 )
         return False

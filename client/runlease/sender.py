@@ -17,6 +17,7 @@ import grpc
 from runlease.appendstream import AppendStream, Reply, StreamEnd
 from runlease.buffer import Buffer, Item, SessionTaken, WriterSettings
 from runlease.exceptions import CoordinatorUnavailable, InvalidArgument, RunleaseError, StaleFence
+from runlease.spool.writing import Spool
 from runlease.status import error_from
 from runlease.v1 import metrics_pb2 as pb
 
@@ -54,10 +55,16 @@ class Sender:
     """Keeps a stream open while there is something to send, and the buffer in step with it."""
 
     def __init__(
-        self, open_stream: Callable[[], AppendStream], name: str, settings: WriterSettings, now: float
+        self,
+        open_stream: Callable[[], AppendStream],
+        name: str,
+        settings: WriterSettings,
+        now: float,
+        spool: Spool | None = None,
     ) -> None:
-        """Take what opens a stream, what to call the log in warnings, and the pace."""
-        self.buffer = Buffer(settings)
+        """Take what opens a stream, what to call the log in warnings, the pace, and the disk if there is one."""
+        self.buffer = Buffer(settings, spool)
+        self._spool = spool
         #: The last thing that went wrong.
         self.last_error = ""
         self._open_stream = open_stream
@@ -71,6 +78,7 @@ class Sender:
         self._random = random.Random()  # the global one is the training's, and seeded
         self._troubled = False
         self._drops_told = 0
+        self._overflow_told = False
         self._fields_told: set[str] = set()
         #: A rate limit: until when nothing is sent; since when entries are refused for it, and for how long before.
         self._throttled_until: float | None = None
@@ -95,7 +103,7 @@ class Sender:
             Stopped: the coordinator accepts nothing more from this writer.
         """
         self.buffer.take_in(inbox)
-        self._tell_drops()
+        self._tell_excess()
         while replies:
             stream, reply = replies.popleft()
             if stream is self._stream:  # not one that was given up
@@ -120,10 +128,13 @@ class Sender:
         return min(times, default=None)
 
     def end(self, error: RunleaseError, now: float) -> AppendStream | None:
-        """Give up what is left, with the error for what waits for it; returns the stream for `part_from`."""
-        complete = self.buffer.empty and self._is_open
+        """Leave what is left to the disk, with the error for what waits for it; returns the stream for `part_from`."""
+        delivered = self.buffer.empty
+        complete = delivered and self._is_open
         self._throttle_ended(now)
         self.buffer.fail(error)
+        if self._spool is not None:
+            self._spool.end(delivered=delivered)
         if not complete:
             self._leave_stream()
         stream, self._stream, self._is_open = self._stream, None, False
@@ -155,9 +166,9 @@ class Sender:
         if self._stream is None or not self._is_open or self._is_held_back(now):
             return
         due = buffer.urgent or (self._drain_at is not None and now >= self._drain_at)
-        while due or buffer.batch_is_full:
+        while True:
             was_quiet = not buffer.in_flight
-            request = buffer.next_request()
+            request = buffer.next_request(partial=due)
             if request is None:
                 break
             if was_quiet:
@@ -180,19 +191,20 @@ class Sender:
             return
         match reply.WhichOneof("message"):
             case "opened":
-                self._opened(reply.opened)
+                self._opened(reply.opened, now)
             case "ack":
                 self._throttle_ended(now)
-                self.buffer.acknowledge(reply.ack.seq)
+                self.buffer.acknowledge(reply.ack.seq, now)
                 self._backoff_s = self._settings.backoff_min_s
             case "rejected":
                 self._rejected(reply.rejected, now)
             case "throttle":
                 self._throttled(reply.throttle, now)
 
-    def _opened(self, opened: pb.Opened) -> None:
+    def _opened(self, opened: pb.Opened, now: float) -> None:
+        acknowledged = self.buffer.acknowledged
         try:
-            entries_lost = self.buffer.opened(opened.seq, opened.segment, opened.written)
+            entries, points = self.buffer.opened(opened.seq, opened.segment, opened.written, now)
         except SessionTaken:
             stale = StaleFence(
                 f"another process writes the log of {self._name} under the same lease: "
@@ -201,8 +213,16 @@ class Sender:
             stale.reason = "SESSION_TAKEN"
             raise Stopped(stale) from None
         self._is_open = True
-        if entries_lost:
-            log.warning("the store has lost %d acknowledged batches of %s", entries_lost, self._name)
+        again = acknowledged - self.buffer.acknowledged - points
+        if entries or again > 0:
+            log.warning(
+                "the store has lost acknowledged metrics of %s: %d points are sent again, %d points in %d batches are "
+                "not kept any more and are lost",
+                self._name,
+                max(0, again),
+                points,
+                entries,
+            )
         if self._troubled:
             self._troubled = False
             log.warning("metrics of %s are sent again", self._name)
@@ -232,7 +252,7 @@ class Sender:
             self._back_off(now)
             return
         text = f"the coordinator refused {rejected.field}: {rejected.description}"
-        points = self.buffer.reject(rejected.seq, InvalidArgument(text, field=rejected.field))
+        points = self.buffer.reject(rejected.seq, InvalidArgument(text, field=rejected.field), now)
         self.last_error = text
         field = _NUMBERS.sub("", rejected.field)
         if field not in self._fields_told:
@@ -279,14 +299,25 @@ class Sender:
         self._throttle_ended(now)
         self._backoff_s = min(2 * self._backoff_s, self._settings.backoff_max_s)
 
-    def _tell_drops(self) -> None:
-        dropped = self.buffer.dropped
+    def _tell_excess(self) -> None:
+        buffer = self.buffer
+        if buffer.spooled and self._spool is not None and not (self._spool.always or self._overflow_told):
+            self._overflow_told = True
+            log.warning(
+                "memory for waiting metrics of %s is full (%d bytes): they go to disk, to %s",
+                self._name,
+                self._settings.buffer_bytes,
+                self._spool.path,
+            )
+        dropped = buffer.dropped
         if dropped > 10 * self._drops_told:  # at powers of ten: news, yet no flood
             self._drops_told = dropped
             log.warning(
-                "memory for waiting metrics of %s is full (%d bytes): %d points, the oldest, were dropped so far",
+                "there is no more room for waiting metrics of %s in memory (%d bytes)%s: %d points, the oldest, were "
+                "dropped so far",
                 self._name,
                 self._settings.buffer_bytes,
+                "" if self._spool is None else f" or on disk ({self._spool.max_bytes} bytes)",
                 dropped,
             )
 

@@ -14,6 +14,11 @@ from runlease.member import Follower
 from runlease.v1 import leases_pb2, leases_pb2_grpc, runs_pb2, runs_pb2_grpc
 
 
+def update_request(tags: Sequence[str] | None = None, **changes: Any) -> runs_pb2.UpdateRunRequest:
+    """Return changes of a record as a request that names no run yet."""
+    return runs_pb2.UpdateRunRequest(tags=None if tags is None else runs_pb2.Tags(tags=tags), **changes)
+
+
 class OnlineSession:
     """The calls of a held run: update, release, and the end of its connections."""
 
@@ -39,10 +44,9 @@ class OnlineSession:
 
     def update(self, timeout_s: float, **changes: Any) -> None:
         """Send changes of the record under the fence; same errors as `Client.update_run`."""
-        tags = changes.pop("tags", None)
-        request = runs_pb2.UpdateRunRequest(
-            run=self._ref, fence=self._lease.fence, tags=None if tags is None else runs_pb2.Tags(tags=tags), **changes
-        )
+        request = update_request(**changes)
+        request.run.CopyFrom(self._ref)
+        request.fence = self._lease.fence
         self._caller(timeout_s)(self._runs.UpdateRun, request)
 
     def release(self, outcome: str, timeout_s: float) -> bool:

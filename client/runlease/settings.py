@@ -10,6 +10,9 @@ from runlease.exceptions import InvalidArgument
 
 DEFAULT_COORDINATOR = "localhost:7373"
 MODES = ("online", "disabled")
+SPOOLS = ("overflow", "always", "never")
+#: Where the SDK keeps what must outlive the process, below the working directory.
+DEFAULT_DIRECTORY = ".runlease"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,12 @@ class Environment:
     group: str = ""
     """`RUNLEASE_GROUP`: what the processes of one job start share."""
 
+    spool: str = ""
+    """`RUNLEASE_SPOOL`: overflow, always or never."""
+
+    directory: str = ""
+    """`RUNLEASE_DIR`: where spools lie."""
+
     silent: bool = False
     """`RUNLEASE_SILENT`: no entry lines on stderr."""
 
@@ -62,6 +71,8 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
         mode=first("RUNLEASE_MODE"),
         auto_key=first("RUNLEASE_AUTO_KEY"),
         group=first("RUNLEASE_GROUP"),
+        spool=first("RUNLEASE_SPOOL"),
+        directory=first("RUNLEASE_DIR"),
         silent=_flag("RUNLEASE_SILENT", first("RUNLEASE_SILENT")),
         proxy=_flag("RUNLEASE_PROXY", first("RUNLEASE_PROXY")),
     )

@@ -19,7 +19,7 @@ from runlease.channel import coordinator_address, credentials, open_channel
 from runlease.disabled import DisabledLog, MutedLog, disabled_lease
 from runlease.exceptions import LeaseLost, RunleaseError, StaleFence
 from runlease.grants import Grant
-from runlease.holder import this_process
+from runlease.holder import Holder, this_process
 from runlease.ids import MAIN_WRITER, canonical_id
 from runlease.job import array_index, automatic_keys, job_of, main_module, script_of
 from runlease.lease import Lease, Renewer
@@ -31,7 +31,8 @@ from runlease.resumefile import ResumeFile, generate_key
 from runlease.runs import Log, Run
 from runlease.session import NoSession, OnlineSession
 from runlease.settings import read_environment
-from runlease.writer import LogWriter
+from runlease.spool.opening import hint, new_header, open_spool
+from runlease.writer import LogWriter, WriterSettings
 
 log = logging.getLogger("runlease")
 
@@ -63,6 +64,7 @@ def init(
     group: str | None = None,
     holder: bool | None = None,
     writer: str | None = None,
+    spool: str | None = None,
     coordinator: str | None = None,
     token: str | None = None,
 ) -> Run:
@@ -94,6 +96,10 @@ def init(
             `RUNLEASE_GROUP`, else what torchrun or Slurm say.
         holder: whether this process of the group shall hold; default: the one of rank 0, without ranks the first.
         writer: name of a member's own log, e.g. ``rank3``; without it a member logs nothing.
+        spool: what goes to disk, below `RUNLEASE_DIR` (default ``./.runlease``), to be delivered later, if need be by
+            `runlease sync`: ``overflow`` (the default: what finds no room in memory, and what is left at the end),
+            ``always`` (also all that is logged, before the call returns, so that it survives a SIGKILL) or ``never``.
+            Default `RUNLEASE_SPOOL`.
         coordinator: ``HOST:PORT``, several with commas; default `RUNLEASE_COORDINATOR`, else localhost:7373.
         token: sent with every call; default `RUNLEASE_TOKEN`.
 
@@ -127,6 +133,7 @@ def init(
         group=group,
         holder=holder,
         writer=writer,
+        spool=spool,
     )
     if request.mode == "disabled":
         return _enter(_disabled_run(request, config or {}))
@@ -140,7 +147,8 @@ def init(
     run = _online_run(request, keys, resume_file, address, metadata)
     os.environ["RUNLEASE_FENCE"] = str(run.fence)
     if not environment.silent and not run.member:  # once a group
-        print(_entry_lines(run), file=sys.stderr, flush=True)
+        left = hint(request.directory, run.project, run.id)
+        print("\n".join([_entry_lines(run), *([left] if left else [])]), file=sys.stderr, flush=True)
     return _enter(run)
 
 
@@ -251,7 +259,7 @@ def _online_run(
         config_changes=grant.config_changes,
         summary=grant.run.summary,
         lease=lease,
-        writer=_writer(request, grant, lease, keeper, channel, metadata),
+        writer=_writer(request, this, grant, lease, keeper, channel, metadata),
         session=OnlineSession(lease, keeper, channel, address, metadata, member=bool(grant.rank_ticket)),
         member=bool(grant.rank_ticket),
         auto_keys=keys,
@@ -282,6 +290,7 @@ def _script() -> tuple[str, str]:
 
 def _writer(
     request: Request,
+    this: Holder,
     grant: Grant,
     lease: Lease,
     keeper: Renewer | Follower,
@@ -291,15 +300,28 @@ def _writer(
     member = bool(grant.rank_ticket)
     if member and request.writer is None:
         return MutedLog(lease)
+    settings = WriterSettings()
+    header = new_header(
+        request.project,
+        grant.run.id,
+        this,
+        writer=request.writer if member and request.writer else MAIN_WRITER,
+        fence=grant.fence,
+        attempt=grant.attempt,
+        starting_step=grant.starting_step,
+    )
     return LogWriter(
         channel,
         request.project,
         grant.run.id,
         grant.fence,
-        writer=request.writer if member and request.writer else MAIN_WRITER,
+        writer=header.writer,
+        settings=settings,
         rank_ticket=grant.rank_ticket,
         metadata=metadata,
         on_stale=lambda error: _stale_log(lease, keeper, error),
+        spool=open_spool(request.directory, header, request.spool, settings.spool_bytes),
+        session=header.session,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Counts of points; ``logged`` is the sum of the five below it."""
+    """Counts of points; ``logged`` is the sum of the six below it."""
 
     logged: int = 0
     """Points taken in since the writer was made."""
@@ -18,14 +18,18 @@ class Stats:
     buffered: int = 0
     """Points in memory: waiting to be sent, or sent and not yet acknowledged."""
 
+    spooled: int = 0
+    """Points on disk that are not acknowledged; after the end, what is left for `runlease sync`."""
+
     dropped: int = 0
-    """Points given up, oldest first, since the memory for waiting ones was full."""
+    """Points given up, oldest first, since there was no more room for waiting ones in memory and on disk."""
 
     rejected: int = 0
     """Points that the coordinator refused as malformed."""
 
     lost: int = 0
-    """Points left when the lease was lost or the writer closed; those sent last may have arrived."""
+    """Points that nobody has any more: acknowledged, lost by the store and no longer kept, or left at the end where no
+    spool took them; of the latter those sent last may have arrived."""
 
     throttled_s: float = 0.0
     """Seconds for which the coordinator's rate limits have held points back."""

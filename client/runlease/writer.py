@@ -1,58 +1,36 @@
-"""A run's log on its way to the coordinator: calls that never wait, one thread that does the rest.
-
-Callers put what they log into a queue and ring a bell. Both are single operations of the interpreter, so they
-need no lock and may be called from any thread and from signal handlers. One thread owns everything behind the
-queue: the buffer, the stream, the clocks. It wakes when something is logged after a pause, when a batch is full,
-when an answer is there, and when a time is up; an idle writer does not wake.
-"""
+"""A run's log on its way to the coordinator: what `LogThread` takes goes through a `Sender`."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import secrets
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 
-from runlease.appendstream import AppendStream, Reply
-from runlease.buffer import Flush, Item, Mark, WriterSettings
+from runlease.appendstream import AppendStream
+from runlease.buffer import WriterSettings
 from runlease.channel import give_up
 from runlease.durable import Durable
-from runlease.exceptions import InvalidArgument, RunleaseError
+from runlease.exceptions import RunleaseError
 from runlease.ids import MAIN_WRITER
-from runlease.sender import Sender, Stopped, part_from
+from runlease.logthread import LogThread
+from runlease.sender import Sender, Stopped
+from runlease.spool.writing import Spool
 from runlease.stats import Stats
 from runlease.v1 import metrics_pb2 as pb
 from runlease.v1 import metrics_pb2_grpc, runs_pb2
 
 __all__ = ["Durable", "LogWriter", "Stats", "WriterSettings"]
 
-#: Rows that may gather in the queue while a timer runs, at most.
-_ROWS_UNSEEN = 1024
-#: Part of the time for closing that is kept for the end of the stream and the thread, at most, in seconds.
-_ENDING_S = 0.25
-#: Of one checkpoint's message, in bytes: above all that a coordinator takes (a mebibyte of metadata, at 4 bytes a
-#: character at most), below what gRPC carries. Beyond that it would end every stream, and block the log for ever.
-_MAX_COMMIT_BYTES = 8 << 20
-#: How often `stats` looks for a moment in which the thread changes nothing, a millisecond apart.
-_COUNT_TRIES = 50
 
-log = logging.getLogger("runlease")
-
-
-class LogWriter:
+class LogWriter(LogThread):
     """One writer's log: takes rows, commits and rewinds, and gets them to the coordinator once and in order.
 
-    Guarantees: ``log``, ``commit`` and ``rewind`` do no I/O and never wait; what is acknowledged is in the
-    coordinator's log, once, after everything logged before it. Not guaranteed: that everything is acknowledged.
-    Beyond the memory bound the oldest rows are dropped, and what is left when the lease is lost or the writer is
-    closed is lost; `stats` counts both.
+    Guarantees: what is acknowledged is in the coordinator's log, once, after everything logged before it; with a
+    spool, what is not is on disk when the writer ends, within the spool's bound. Not guaranteed without one: what is
+    left when the lease is lost or the writer is closed is lost; `stats` counts it.
     """
 
     def __init__(
@@ -69,6 +47,8 @@ class LogWriter:
         metadata: Sequence[tuple[str, str]] = (),
         start: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        spool: Spool | None = None,
+        session: str = "",
     ) -> None:
         """Take the writer's place; it connects when something is logged (see `WriterSettings.stays_connected`).
 
@@ -84,41 +64,22 @@ class LogWriter:
             metadata: of every call, such as credentials.
             start: whether to start the thread now; else `start` does.
             clock: seconds, monotonic.
+            spool: the disk for what finds no room and what is left; None: there is none.
+            session: the session that the spool's header names; '' makes one.
         """
-        self._name = f"{project}/{run_id}"
-        self._settings = settings or WriterSettings()
         self._channel = channel
         self._stub = metrics_pb2_grpc.MetricServiceStub(channel)
         self._opening = pb.OpenWriter(
             run=runs_pb2.RunRef(project=project, id=run_id),
             fence=fence,
             writer=writer,
-            session=secrets.token_hex(16),
+            session=session or secrets.token_hex(16),
             rank_ticket=rank_ticket,
         )
         self._metadata = tuple(metadata)
-        self._on_stale = on_stale
-        self._clock = clock
-        self._pid = os.getpid()
-
-        self._inbox: deque[Item] = deque()
-        #: More items than this in the queue ring the bell: a lock that is held while it is silent, since to
-        #: release one is atomic, which to set an Event is not.
-        self._alarm = 0
-        self._bell = threading.Lock()
-        self._bell.acquire()
-        #: Points that were logged after the end.
-        self._late = 0
-        self._stopping = self._ended = False
-        self._closed: bool | None = None
-        self._end_error = RunleaseError(f"the log of {self._name} was closed before this was acknowledged")
-
-        #: Odd while the thread changes the counts, so that `stats` can tell. No lock: a signal handler that
-        #: flushes in the middle of a call to `stats` would wait for the thread, and the thread for the lock.
-        self._edition = 0
-        self._replies: deque[tuple[AppendStream, Reply]] = deque()
-        self._sender = Sender(self._open_stream, self._name, self._settings, clock())
-        self._thread = threading.Thread(target=self._run, name="runlease-log", daemon=True)
+        name, settings = f"{project}/{run_id}", settings or WriterSettings()
+        self._sender = Sender(self._open_stream, name, settings, clock(), spool)
+        super().__init__(name, self._sender, settings=settings, spool=spool, on_stale=on_stale, clock=clock)
         if start:
             self.start()
 
@@ -127,184 +88,7 @@ class LogWriter:
         if self._settings.stays_connected:  # here, not on the thread: the process may end before its first turn
             with contextlib.suppress(Stopped):  # the thread meets it again, and tells
                 self._sender.connect(self._clock())
-        self._thread.start()
-
-    def log(self, step: int, time_s: float, keys: tuple[str, ...], values: tuple[float, ...]) -> None:
-        """Take a row: ``values`` of ``keys`` at a step and ``time_s`` UNIX seconds. Never waits, never raises."""
-        inbox = self._inbox
-        inbox.append((step, time_s, keys, values))
-        if len(inbox) > self._alarm:
-            self._ring()
-
-    def commit(self, step: int, uri: str, metadata: Mapping[str, str]) -> Durable:
-        """Queue a checkpoint behind everything logged before; ``metadata`` maps keys to JSON texts.
-
-        Raises:
-            InvalidArgument: the URI or the metadata is not text, or they are too large to be sent.
-        """
-        try:
-            commit = pb.Commit(step=step, uri=uri, metadata=dict(metadata))
-        except (TypeError, ValueError) as error:
-            text = f"a checkpoint has a URI and metadata that are text: {error}"
-            raise InvalidArgument(text, field="commit") from None
-        if (size := commit.ByteSize()) > _MAX_COMMIT_BYTES:
-            text = f"a checkpoint of {size} bytes: its metadata may have a mebibyte; keep it in a file, commit its URI"
-            raise InvalidArgument(text, field="metadata")
-        durable = Durable()
-        self._inbox.append(Mark(commit, durable))
-        self._ring()
-        return durable
-
-    def rewind(self, step: int) -> None:
-        """Queue a rewind behind everything logged before; ``step`` is the next step."""
-        self._inbox.append(Mark(pb.Rewind(step=step)))
-        self._ring()
-
-    def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until all that was logged before is acknowledged, at most ``timeout_s`` seconds (None: no bound).
-
-        Returns whether it is. False, too, if some of it was dropped or refused while this waited.
-        """
-        if os.getpid() != self._pid:
-            return False
-        flush = Flush(Durable())
-        self._inbox.append(flush)
-        self._ring()
-        try:
-            settled = flush.durable.wait(timeout_s)
-        except RunleaseError:
-            return False
-        flush.abandoned = not settled
-        return settled and flush.complete
-
-    def stats(self) -> Stats:
-        """Return what became of the points so far."""
-        for _ in range(_COUNT_TRIES if os.getpid() == self._pid else 0):
-            edition = self._edition
-            if edition % 2 == 0:
-                stats = self._count()
-                if self._edition == edition:
-                    return stats
-            time.sleep(0.001)
-        return self._count()  # a turn away from the truth, at most
-
-    def close(self, timeout_s: float) -> bool:
-        """Flush, end the stream and the thread, all within ``timeout_s`` seconds; idempotent.
-
-        Returns whether everything was acknowledged; what was not is lost.
-        """
-        if os.getpid() != self._pid or threading.current_thread() is self._thread:
-            return False
-        if self._closed is None:
-            deadline = time.monotonic() + timeout_s
-            running = self._thread.is_alive()
-            self._closed = running and self.flush(max(0.0, timeout_s - min(_ENDING_S, timeout_s / 4)))
-            self._stopping = True
-            self._ring()
-            if running:
-                self._thread.join(max(0.0, deadline - time.monotonic()))
-        return self._closed
-
-    def abandon(self, error: RunleaseError | None = None) -> None:
-        """Stop at once; what is left is lost. In a forked child: do nothing any more, and touch nothing.
-
-        Args:
-            error: what those are told who wait for a commit or a flush.
-        """
-        if error is not None:
-            self._end_error = error
-        self._ended = True
-        self._ring()
-
-    def _ring(self) -> None:
-        if self._ended:
-            self._discard()
-            self._alarm = -1  # every further call comes here
-        else:
-            self._alarm = sys.maxsize
-        with contextlib.suppress(RuntimeError):  # it rings already
-            self._bell.release()
-
-    def _discard(self) -> None:
-        """Empty the queue of a writer that has ended; when threads race the count may fall short."""
-        in_child = os.getpid() != self._pid
-        with contextlib.suppress(IndexError):
-            while True:
-                item = self._inbox.popleft()
-                if isinstance(item, tuple):
-                    self._late += len(item[3])
-                elif item.durable is not None and not in_child:  # its lock may be held by nobody there
-                    item.durable.settle(self._end_error)
-
-    def _count(self) -> Stats:
-        buffer, queued = self._sender.buffer, 0
-        while True:
-            try:
-                queued = sum(len(item[3]) for item in list(self._inbox) if isinstance(item, tuple))
-                break
-            except RuntimeError:  # it grew meanwhile
-                continue
-        logged, lost = buffer.logged + queued + self._late, buffer.lost + self._late
-        return Stats(
-            logged=logged,
-            acknowledged=buffer.acknowledged,
-            buffered=max(0, logged - buffer.acknowledged - buffer.dropped - buffer.rejected - lost),
-            dropped=buffer.dropped,
-            rejected=buffer.rejected,
-            lost=lost,
-            throttled_s=self._sender.throttled_s(self._clock()),
-            connected=self._sender.connected,
-            last_error=self._sender.last_error,
-        )
-
-    # The thread.
-
-    def _run(self) -> None:
-        stale: RunleaseError | None = None
-        try:
-            while not (self._ended or self._stopping):
-                self._bell.acquire(timeout=self._doze())
-                with self._changing():
-                    self._sender.turn(self._inbox, self._replies, self._clock())
-        except Stopped as stopped:
-            stale = stopped.error
-        except Exception as error:
-            # Whatever the defect is, nothing more would be sent: that must be told, not die with the thread.
-            log.exception("the log of %s has ended by a defect", self._name)
-            stale = RunleaseError(f"the log of {self._name} has ended by a defect: {error!r}; please report it")
-        self._wind_up(stale)
-        if stale is not None and self._on_stale is not None:
-            self._on_stale(stale)
-
-    def _doze(self) -> float:
-        """Set the alarm; returns how long to wait for the bell, in seconds, -1 for as long as it takes."""
-        buffer = self._sender.buffer
-        # The first row after a pause starts the timer, the others only matter once they fill a batch.
-        batch_rows = self._settings.batch_points // max(1, buffer.row_width)
-        self._alarm = min(_ROWS_UNSEEN, batch_rows) if buffer.waiting else 0
-        if len(self._inbox) > self._alarm or self._replies:  # they came before the alarm was set
-            return 0.0
-        next_at = self._sender.next_at()
-        return -1.0 if next_at is None else max(0.0, next_at - self._clock())
-
-    def _wind_up(self, stale: RunleaseError | None) -> None:
-        with self._changing():
-            if stale is not None:
-                self._end_error = stale
-                self._sender.last_error = str(stale)
-            self._ended, self._alarm = True, -1  # from here on callers empty the queue
-            self._sender.buffer.take_in(self._inbox)
-            stream = self._sender.end(self._end_error, self._clock())
-        if stream is not None:
-            part_from(stream)
-
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        self._edition += 1
-        try:
-            yield
-        finally:
-            self._edition += 1
+        super().start()
 
     def _open_stream(self) -> AppendStream:
         wait_for_ready = self._settings.stays_connected
@@ -313,7 +97,3 @@ class LogWriter:
         except RuntimeError:  # no thread can be started: the interpreter is ending, or the system has no more
             give_up(self._channel)
             raise
-
-    def _deliver(self, stream: AppendStream, reply: Reply) -> None:
-        self._replies.append((stream, reply))
-        self._ring()

@@ -28,10 +28,15 @@ class CoordinatorProcess:
         self.process: subprocess.Popen[str] | None = None
 
     @property
+    def spools(self) -> Path:
+        """The RUNLEASE_DIR of its clients."""
+        return self.directory / "clients"
+
+    @property
     def env(self) -> dict[str, str]:
         """The environment of a client of this coordinator; nothing of the caller's own runs."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("RUNLEASE_", "WANDB_", "SLURM_"))}
-        return clean | {"RUNLEASE_COORDINATOR": self.address}
+        return clean | {"RUNLEASE_COORDINATOR": self.address, "RUNLEASE_DIR": str(self.spools)}
 
     @property
     def store_pid(self) -> int:

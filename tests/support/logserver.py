@@ -45,15 +45,16 @@ class WriterLog:
 
     def take(self, entry: pb.Entry, *, refuse: bool = False) -> pb.AppendResponse:
         """Append an entry, or refuse it as malformed, which uses up its seq; returns the answer."""
-        if entry.seq > self.seq + 1:
+        kind = entry.WhichOneof("payload")
+        expected = entry.seq - entry.lost.entries if kind == "lost" else entry.seq - 1
+        if expected > self.seq:
             return self._rejected(entry, "entry.seq")
-        if entry.seq == self.seq + 1 and not refuse:
-            kind = entry.WhichOneof("payload")
+        if expected == self.seq and not refuse:
             segment = self.segment + (kind == "rewind" and self.written)
             # The coordinator ends the stream at this; a writer that counts its segments right never sees it.
             assert entry.segment == segment, f"entry {entry.seq} is of segment {entry.segment}, not {segment}"
             self.segment = segment
-            self.written = self.written or kind != "rewind"
+            self.written = self.written or not (kind == "rewind" or (kind == "lost" and not entry.lost.points))
             self.entries.append(entry)
         self.seq = max(self.seq, entry.seq)
         if refuse:

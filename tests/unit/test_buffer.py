@@ -73,7 +73,6 @@ def test_only_keys_that_are_missing_somewhere_name_their_rows() -> None:
 def test_a_batch_is_bounded_in_points_and_bytes() -> None:
     buffer = opened_buffer(batch_points=10)
     put(buffer, *(row(i, *KEYS) for i in range(7)))
-    assert buffer.batch_is_full
     assert [len(entry.points.steps) for entry in requests(buffer)] == [3, 3, 1]
 
     buffer = opened_buffer(batch_bytes=2000)
@@ -211,20 +210,48 @@ def test_after_a_break_what_is_not_in_the_log_is_sent_again() -> None:
     before = {entry.seq: entry.SerializeToString(deterministic=True) for entry in requests(buffer)}
     buffer.acknowledge(1)
     buffer.disconnected()
-    assert buffer.urgent
-    assert buffer.opened(3, 0, True) == 0
+    assert buffer.waiting
+    assert buffer.opened(3, 0, True) == (0, 0)
     again = {entry.seq: entry.SerializeToString(deterministic=True) for entry in requests(buffer)}
     assert again == {4: before[4]}
     assert buffer.acknowledged == 3
 
 
-def test_a_store_that_went_back_is_told_and_the_rest_goes_on_without_a_gap() -> None:
-    buffer = opened_buffer(batch_points=1)
-    put(buffer, *(row(i, "a") for i in range(4)))
+def test_a_store_that_went_back_gets_again_what_is_kept() -> None:
+    buffer = opened_buffer(batch_points=1, keep_s=5.0)
+    put(buffer, *(row(i, "a") for i in range(5)))
     requests(buffer)
+    for seq, now in ((1, 0.0), (2, 1.0), (3, 2.0), (4, 5.5)):  # by then the first is forgotten
+        buffer.acknowledge(seq, now)
+    assert buffer.opened(0, 0, False, 5.6) == (1, 1)
+    sent = [(entry.seq, entry.WhichOneof("payload"), list(entry.points.steps)) for entry in requests(buffer)]
+    assert sent == [(1, "lost", [])] + [(seq, "points", [seq - 1]) for seq in range(2, 6)]
+    assert (buffer.acknowledged, buffer.lost) == (0, 1)
+    buffer.acknowledge(5, 6.0)
+    assert (buffer.acknowledged, buffer.lost, buffer.empty) == (4, 1, True)
+
+
+def test_a_refused_entry_leaves_a_gap_without_points_in_what_is_sent_again() -> None:
+    buffer = opened_buffer(batch_points=1)
+    put(buffer, row(0, "a"), row(1, "a"), row(2, "a"))
+    requests(buffer)
+    buffer.acknowledge(1)
+    buffer.reject(2, REFUSAL)
     buffer.acknowledge(3)
-    assert buffer.opened(1, 0, True) == 2
-    assert [(entry.seq, list(entry.points.steps)) for entry in requests(buffer)] == [(2, [3])]
+    assert buffer.opened(0, 0, False) == (1, 0)
+    kinds = [(entry.seq, entry.WhichOneof("payload"), entry.lost.points) for entry in requests(buffer)]
+    assert kinds == [(1, "points", 0), (2, "lost", 0), (3, "points", 0)]
+
+
+def test_a_log_that_ends_before_this_session_began_gets_its_gap_declared() -> None:
+    buffer = Buffer(WriterSettings(batch_points=1))
+    buffer.opened(7, 2, True)
+    put(buffer, row(0, "a"))
+    requests(buffer)
+    buffer.acknowledge(8)
+    assert buffer.opened(4, 1, True) == (3, 0)
+    lost, again = requests(buffer)
+    assert (lost.seq, lost.lost, again.seq, list(again.points.steps)) == (7, pb.Lost(entries=3), 8, [0])
 
 
 def test_a_log_that_holds_more_than_was_sent_is_another_writers() -> None:
@@ -301,11 +328,14 @@ def test_a_flush_whose_rows_are_dropped_is_not_settled_before_what_is_in_flight(
     flush = Flush(Durable())
     put(buffer, row(1, "a"), flush)
     # when newer rows push the waiting one out
-    put(buffer, *(row(i, "a") for i in range(2, 9)))
-    assert buffer.dropped
-    assert not flush.durable.done
-    # then the flush ends with the acknowledgement, and says that something is missing.
+    put(buffer, *(row(i, "a") for i in range(2, 40)))
+    assert buffer.dropped == 39
     buffer.acknowledge(1)
+    assert not flush.durable.done
+    # then the flush ends once the coordinator knows of it, and says that something is missing.
+    (entry,) = requests(buffer)
+    assert (entry.seq, entry.lost) == (2, pb.Lost(entries=1, points=39))
+    buffer.acknowledge(2)
     assert flush.durable.done
     assert not flush.complete
 
@@ -406,7 +436,7 @@ class Wire:
 
     def open(self) -> None:
         if not self.connected:
-            assert self.buffer.opened(self.log.seq, self.log.segment, self.log.written) == 0
+            assert self.buffer.opened(self.log.seq, self.log.segment, self.log.written) == (0, 0)
             self.connected = True
 
 
@@ -490,7 +520,7 @@ def test_any_history_with_any_breaks_arrives_once_and_in_order(
     assert [entry.seq for entry in wire.log.entries] == list(range(1, wire.log.seq + 1))
     points = sum(len(item[3]) for item in items if isinstance(item, tuple))
     assert wire.buffer.acknowledged == wire.buffer.logged == points
-    assert wire.buffer._bytes == 0
+    assert wire.buffer._bytes == wire.buffer.backlog.bytes == 0
     for item in items:
         if isinstance(item, Flush):
             assert item.durable.done
@@ -532,5 +562,5 @@ def test_refusals_and_drops_leave_gaps_in_the_points_only(
     stored = sum(len(what[5]) for what in log.story if what[1] == "row")
     assert buffer.logged == buffer.acknowledged + buffer.dropped + buffer.rejected
     assert buffer.acknowledged >= stored
-    assert buffer._bytes == 0
+    assert buffer._bytes == buffer.backlog.bytes == 0
     assert all(item.durable.done for item in items if isinstance(item, Flush))

@@ -339,16 +339,55 @@ def test_acknowledgements_that_got_lost_are_made_up_for_by_the_next_stream(
     assert [entry.commit.step for entry in server.log.entries] == [0, 1, 2]
 
 
-def test_a_gap_reopens_the_stream_where_the_log_ends(make: Callable[..., LogWriter], server: LogServer) -> None:
+def test_what_a_store_that_went_back_has_lost_is_sent_again_in_order(
+    make: Callable[..., LogWriter], server: LogServer, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = make()
-    log_steps(writer, 0, 1)
-    assert writer.flush(LONG)
-    with server._lock:
-        server.log.seq = 0  # a store that went back
-        server.log.entries.clear()
+    for step in range(4):
+        log_steps(writer, step)
+        assert writer.flush(LONG)
+    writer.rewind(2)
     log_steps(writer, 2)
     assert writer.flush(LONG)
-    assert [(entry.seq, list(entry.points.steps)) for entry in server.log.entries] == [(1, [2])]
+    before = server.log.story
+    with server._lock:  # only the first entry is left
+        server.log.seq, server.log.segment = 1, 0
+        del server.log.entries[1:]
+    with caplog.at_level(logging.WARNING, "runlease"):
+        log_steps(writer, 3)
+        assert writer.flush(LONG)
+    assert server.log.story == [*before, (1, "row", 3, 1e9 + 3, ("loss",), (0.75,))]
+    stats = writer.stats()
+    assert (stats.acknowledged, stats.lost, stats.buffered) == (6, 0, 0)
+    assert "4 points are sent again" in caplog.text
+
+
+def test_what_is_not_kept_any_more_is_declared_lost(
+    make: Callable[..., LogWriter], server: LogServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = make(dataclasses.replace(FAST, keep_bytes=1000))  # about two entries
+    for step in range(6):
+        log_steps(writer, step)
+        assert writer.flush(LONG)
+        if step == 2:
+            assert writer.commit(2, "/c/2", {}).wait(LONG)
+    with server._lock:
+        server.log.seq = 0
+        server.log.entries.clear()
+        server.log.written = False
+    with caplog.at_level(logging.WARNING, "runlease"):
+        log_steps(writer, 6)
+        writer.flush(LONG)
+    entries = [(entry.seq, entry.WhichOneof("payload")) for entry in server.log.entries]
+    assert entries == [(3, "lost"), (4, "commit"), (5, "lost"), (6, "points"), (7, "points"), (8, "points")]
+    assert [(entry.lost.entries, entry.lost.points) for entry in server.log.entries if entry.HasField("lost")] == [
+        (3, 3),
+        (1, 1),
+    ]
+    assert steps_of(server.log) == [4, 5, 6]
+    stats = writer.stats()
+    assert (stats.logged, stats.acknowledged, stats.lost, stats.buffered) == (7, 3, 4, 0)
+    assert "4 points in 4 batches are not kept any more" in caplog.text
 
 
 def test_a_throttled_entry_is_sent_again_after_the_delay(

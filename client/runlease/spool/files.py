@@ -124,9 +124,10 @@ class SpoolFiles:
         #: Of each file of entries: how many are not released, and its bytes.
         self._live: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
-        #: Of each file of the journal: its last index.
+        #: Of each file of the journal: its last index, and its bytes.
         self._journal_last: dict[int, int] = {}
-        #: Bytes of all files of entries.
+        self._journal_sizes: dict[int, int] = {}
+        #: Bytes of all entries, and of the journal.
         self.bytes = 0
 
     @property
@@ -134,7 +135,8 @@ class SpoolFiles:
         """Whether something was written, and not removed."""
         return self._session_fd is not None
 
-    def _make(self) -> None:
+    def make(self) -> None:
+        """Make the directory and its first record, where it is not there yet."""
         if self._session_fd is not None:
             return
         for attempt in range(_TRIES):
@@ -169,7 +171,7 @@ class SpoolFiles:
 
     def note(self, record: spool_pb2.SpoolRecord) -> None:
         """Write a record that is neither entry nor item: base, acknowledged, outcome, update."""
-        self._make()
+        self.make()
         assert self._session_fd is not None
         size = os.fstat(self._session_fd).st_size
         data = frame(record)
@@ -185,7 +187,7 @@ class SpoolFiles:
 
     def append(self, data: bytes) -> Where:
         """Write an entry (`records.frame_entry`); returns where it stands."""
-        self._make()
+        self.make()
         where = self._entries.append(data)
         self._live[where.number] = self._live.get(where.number, 0) + 1
         self._sizes[where.number] = self._sizes.get(where.number, 0) + where.length
@@ -217,24 +219,22 @@ class SpoolFiles:
         with contextlib.suppress(OSError):  # it is read again at worst, and found to be delivered
             self._entries.path(where.number).unlink()
 
-    @property
-    def oldest(self) -> int | None:
-        """The oldest file of entries that is there."""
-        return min(self._live, default=None)
-
     # The journal.
 
     def journal(self, item: spool_pb2.SpooledItem) -> None:
         """Write an item as it was logged."""
-        self._make()
+        self.make()
         where = self._journal.append(frame(spool_pb2.SpoolRecord(item=item)))
         self._journal_last[where.number] = item.index
+        self._journal_sizes[where.number] = where.offset + where.length
+        self.bytes += where.length
 
     def covered(self, index: int) -> None:
         """Remove files of the journal whose items up to ``index`` are all in entries."""
         for number in [number for number, last in self._journal_last.items() if last <= index]:
             if number != self._journal.number:  # others write that one just now
                 del self._journal_last[number]
+                self.bytes -= self._journal_sizes.pop(number)
                 with contextlib.suppress(OSError):
                     self._journal.path(number).unlink()
 
@@ -256,7 +256,9 @@ class SpoolFiles:
         if exists:
             remove_session(self.path)
         self.close()
-        self._live, self._sizes, self._journal_last, self.bytes = {}, {}, {}, 0
+        for counts in (self._live, self._sizes, self._journal_last, self._journal_sizes):
+            counts.clear()
+        self.bytes = 0
 
 
 def remove_session(path: Path) -> None:
