@@ -84,6 +84,7 @@ class Coordinator:
         self._wakeups: Wakeups | None = None
         self._leases: LeaseStore | None = None
         self._objects: Objects | None = None
+        self._history: HistoryReader | None = None
 
     async def start(self) -> None:
         """Start everything.
@@ -116,6 +117,9 @@ class Coordinator:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._tasks.clear()
+        if self._history is not None:
+            self._history.close()
+            self._history = None
         if self._wakeups is not None:
             await self._wakeups.close()
             self._wakeups = None
@@ -160,7 +164,7 @@ class Coordinator:
         runs, metrics = RunStore(store), MetricStore(store)
         archive = ArchiveStore(store, owner=f"{socket.gethostname()}:{os.getpid()}")
         self._run_service = RunService(runs, events)
-        history = HistoryReader(runs, metrics, ArchivedLog(archive, self._objects))
+        self._history = history = HistoryReader(runs, metrics, ArchivedLog(archive, self._objects))
         self._metric_service = MetricService(metrics, LimitStore(store), history, tickets)
         server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_OPTIONS)
         leases_pb2_grpc.add_LeaseServiceServicer_to_server(

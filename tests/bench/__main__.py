@@ -26,6 +26,7 @@ from tests.bench import (
     listing,
     points,
     processes,
+    reads,
     report,
     soak,
     startup,
@@ -37,7 +38,7 @@ from tests.bench.rounds import Figure, Wanted, interleave
 #: The order of a full run. Memory comes first: an idle coordinator is one that has done nothing yet.
 FIGURES = (
     *("memory", "start", "import", "runmemory", "leases32", "leases1", "renewals", "renewals1000", "cpu"),
-    *("handoff", "handoff2", "list", "points", "pointmemory", "log", "trackers", "throttle", "soak"),
+    *("handoff", "handoff2", "list", "points", "pointmemory", "reads", "log", "trackers", "throttle", "soak"),
 )
 #: Where a figure's name is no name for a method.
 _METHODS = {"import": "imports", "list": "listing"}
@@ -173,6 +174,10 @@ class Bench:
 
     async def soak(self) -> AsyncIterator[Figure]:
         async for figure in soak.figures(10 * self.seconds):
+            yield figure
+
+    async def reads(self) -> AsyncIterator[Figure]:
+        async for figure in reads.figures(self.rounds):
             yield figure
 
     async def log(self) -> AsyncIterator[Figure]:

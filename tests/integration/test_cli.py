@@ -246,6 +246,14 @@ def test_history_is_narrowed(cli: Cli, speech: str) -> None:
     assert [(row["key"], row["step"]) for row in rows] == [("loss", 2), ("loss", 3)]
     assert cli.json("history", speech, "--writer", "rank3") == []
     assert "no such points" in cli("history", speech, "--key", "nothing").stdout
+    assert "no such points" in cli("history", speech, "--keys-like", "l?s").stdout
+    assert {row["key"] for row in cli.json("history", speech, "--keys-like", "l*", "--keys-like", "???s")} == {"loss"}
+
+
+def test_history_is_thinned_out(cli: Cli, speech: str) -> None:
+    rows = cli.json("history", speech, "--key", "loss", "--max-points", "4")
+    # The first and the last point, and of those in between the lowest and the highest.
+    assert [(row["step"], row["value"]) for row in rows] == [(0, 1.0), (4, 0.2), (5, 2.0), (7, 2.0)]
 
 
 def test_history_of_an_empty_run(cli: Cli, held: str) -> None:

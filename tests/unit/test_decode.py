@@ -12,10 +12,13 @@ from google.protobuf.message import DecodeError
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from runlease.v1 import metrics_pb2 as pb
+from runlease_coordinator.domain.metrics import LogPosition
 from runlease_coordinator.history import decode as module
+from runlease_coordinator.history import hot
 from runlease_coordinator.history.decode import Rows, decode
-from runlease_coordinator.history.selection import KeyFilter
+from runlease_coordinator.history.selection import KeyFilter, Selection
 from runlease_coordinator.history.walltime import from_us, to_us
+from runlease_coordinator.store.metrics import LogEntry
 
 STEPS = st.one_of(st.integers(0, 300), st.integers(0, 2**53 - 2))
 TIMES = st.floats(0, 4e9)
@@ -33,12 +36,6 @@ def points(draw: st.DrawFn) -> pb.Points:
         values = draw(st.lists(VALUES, min_size=count, max_size=count))
         message.series.add(key=key, rows=rows, values=values)
     return message
-
-
-@pytest.fixture(autouse=True)
-def no_small_payloads() -> object:
-    with mock.patch.object(module, "_SMALL", 0):
-        yield
 
 
 def assert_same(found: Rows, message: pb.Points) -> None:
@@ -108,6 +105,33 @@ def assert_same_shape(found: Rows, message: pb.Points) -> None:
     assert [column.key for column in found.columns] == [series.key for series in message.series]
     for column, series in zip(found.columns, message.series, strict=True):
         np.testing.assert_array_equal(column.values, np.array(series.values))
+
+
+@settings(max_examples=200, deadline=None, print_blob=True)
+@given(
+    st.lists(st.tuples(points(), st.sampled_from([(1, 0), (1, 1), (2, 0)])), max_size=8),
+    st.sampled_from([(None, None), (100, None), (5, 250)]),
+)
+def test_small_entries_and_large_ones_give_the_same_batches(
+    entries: list[tuple[pb.Points, tuple[int, int]]], bounds: tuple[int | None, int | None]
+) -> None:
+    log = [
+        LogEntry(LogPosition(7, number), attempt, "main", number, segment, message.SerializeToString())
+        for number, (message, (attempt, segment)) in enumerate(entries)
+    ]
+    selection = Selection(frozenset(("main",)), LogPosition(8, 0), KeyFilter(), *bounds)
+
+    def columns(gathered: bool | None) -> dict[tuple[int, int, str], list[tuple[int, float, bytes]]]:
+        found: dict[tuple[int, int, str], list[tuple[int, float, bytes]]] = {}
+        as_it_is = mock.DEFAULT if gathered is None else gathered
+        with mock.patch.object(hot, "is_small", wraps=hot.is_small, return_value=as_it_is):
+            for batch in hot.batches_of(log, {}, selection):
+                place = batch.attempt, batch.segment, batch.key
+                values = [struct.pack("d", value) for value in batch.values]
+                found.setdefault(place, []).extend(zip(batch.steps.tolist(), batch.times.tolist(), values, strict=True))
+        return found
+
+    assert columns(True) == columns(False) == columns(None)
 
 
 def test_only_keys_that_pass() -> None:

@@ -15,6 +15,8 @@ from runlease.history import History, Series
 
 #: Rows of a plot, frame included: with its title it fits an 80x24 terminal.
 _PLOT_ROWS = 17
+#: Braille has two dots a column, each with a lowest and a highest point; half of the room may go to superseded ones.
+_POINTS_A_COLUMN = 8
 _STEP = click.IntRange(min=0)
 
 
@@ -24,6 +26,7 @@ _STEP = click.IntRange(min=0)
 Examples:
   runlease history speech/nbs1e6hk --plot
   runlease history speech/nbs1e6hk --key loss --min-step 1000
+  runlease history speech/nbs1e6hk --keys-like "train/*" --max-points 100
   runlease history speech/nbs1e6hk -o json > history.json
 
 JSON is a list of {key, step, value, time, attempt, writer}, with
@@ -34,8 +37,21 @@ NaN and no infinities: these values are the strings "NaN", "Infinity" and
 )
 @run_argument
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="Only this metric; can be given several times.")
+@click.option(
+    "--keys-like",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Metrics whose names match: * is any characters, ? one; can be given several times.",
+)
 @click.option("--min-step", type=_STEP, metavar="STEP", help="From this step on.")
 @click.option("--max-step", type=_STEP, metavar="STEP", help="Up to and including this step.")
+@click.option(
+    "--max-points",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="At most so many points a metric: the lowest and highest of each part of the steps, so every spike.",
+)
 @click.option(
     "--superseded",
     is_flag=True,
@@ -54,8 +70,10 @@ NaN and no infinities: these values are the strings "NaN", "Infinity" and
 def history(
     run: tuple[str, str],
     keys: tuple[str, ...],
+    patterns: tuple[str, ...],
     min_step: int | None,
     max_step: int | None,
+    max_points: int | None,
     superseded: bool,
     writers: tuple[str, ...],
     plotted: bool,
@@ -68,12 +86,20 @@ def history(
         raise click.UsageError("--plot and -o json exclude each other")
     with open_client(coordinator, token) as client:
         found = client.history(
-            *run, keys=keys, min_step=min_step, max_step=max_step, superseded=superseded, writers=writers
+            *run,
+            keys=keys,
+            key_patterns=patterns,
+            min_step=min_step,
+            max_step=max_step,
+            # The coordinator thins out what is drawn: a plot of ten million points is as quick as one of ten.
+            max_points=max_points or (_POINTS_A_COLUMN * terminal.width() if plotted else None),
+            superseded=superseded,
+            writers=writers,
         )
     if output == "json":
         echo_json_rows(_rows(found))
     elif not len(found):
-        narrowed = bool(keys or writers or superseded) or min_step is not None or max_step is not None
+        narrowed = bool(keys or patterns or writers or superseded) or min_step is not None or max_step is not None
         click.echo("no such points: see the run with `runlease show`" if narrowed else "no points yet")
     elif plotted:
         click.echo("\n".join(_plots(found)))

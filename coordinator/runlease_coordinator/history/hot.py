@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from runlease_coordinator.domain.metrics import Batch, LogPosition
 from runlease_coordinator.history.decode import decode
+from runlease_coordinator.history.gather import Gatherer, is_small
 from runlease_coordinator.history.selection import Selection
 from runlease_coordinator.history.workers import Workers
 from runlease_coordinator.store.metrics import LogEntry, MetricStore
@@ -16,20 +16,28 @@ from runlease_coordinator.store.metrics import LogEntry, MetricStore
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Entries of one page, where the last of them lies, and what was selected of them."""
+    """What was selected of one page of a stream, where it lies, and its entries, if they were to be kept."""
 
-    entries: Sequence[LogEntry]
+    first: LogPosition
     last: LogPosition
     batches: Sequence[Batch]
+    entries: Sequence[LogEntry]
 
 
 class HotLog:
     """Reads streams; the next page is on its way while one is decoded."""
 
-    def __init__(self, metrics: MetricStore, workers: Workers) -> None:
-        """Take the operations of logs, and threads to decode in."""
+    def __init__(self, metrics: MetricStore, workers: Workers, *, keeps_entries: bool) -> None:
+        """Take the operations of logs, and threads to decode in.
+
+        Args:
+            metrics: the logs.
+            workers: the threads.
+            keeps_entries: entries may be archived while they are read, so that `behind` must tell them apart.
+        """
         self._metrics = metrics
         self._workers = workers
+        self._keeps_entries = keeps_entries
 
     async def pages(
         self, project: str, canonical_id: str, attempt_of: Mapping[int, int], selection: Selection
@@ -49,11 +57,13 @@ class HotLog:
                 coming = asyncio.ensure_future(anext(raw_pages, None))
                 batches = await self._workers.run(batches_of, entries, attempt_of, selection)
                 if batches:
-                    found.append(Page(entries, entries[-1].position, batches))
+                    kept = entries if self._keeps_entries else ()
+                    found.append(Page(entries[0].position, entries[-1].position, batches, kept))
         finally:
             coming.cancel()
-            with suppress(BaseException):  # its caller has an exception of its own, or it ended above
-                await coming
+            await asyncio.wait((coming,))  # what became of it does not matter: it ended above, or nobody asks
+            if not coming.cancelled():
+                coming.exception()
         return found
 
     async def behind(
@@ -62,7 +72,7 @@ class HotLog:
         """Return what pages hold behind a position: up to there, the archive has it meanwhile."""
         kept: list[Batch] = []
         for page in pages:
-            if page.entries[0].position > position:
+            if page.first > position:
                 kept += page.batches
             elif page.last > position:
                 rest = [entry for entry in page.entries if entry.position > position]
@@ -71,13 +81,20 @@ class HotLog:
 
 
 def batches_of(entries: Iterable[LogEntry], attempt_of: Mapping[int, int], selection: Selection) -> list[Batch]:
-    """Decode entries of a log."""
+    """Decode entries of a log; those of one (attempt, segment, writer) stay in their order."""
     found: list[Batch] = []
+    small = Gatherer(selection)
     for entry in entries:
         # Without an attempt, the fence's grant was taken back, or the fence is that of a forced break.
         attempt = entry.attempt or attempt_of.get(entry.fence)
-        if attempt is not None and entry.writer in selection.writers:
+        if attempt is None or entry.writer not in selection.writers:
+            continue
+        if is_small(entry.payload):
+            small.add(entry, attempt)
+        else:
+            found.extend(small.batches())
             found.extend(_batches(entry, attempt, selection))
+    found.extend(small.batches())
     return found
 
 
@@ -93,5 +110,7 @@ def _batches(entry: LogEntry, attempt: int, selection: Selection) -> Iterator[Ba
         if wanted is not None:
             rows = wanted if column.rows is None else wanted[column.rows]
             steps, times, values = steps[rows], times[rows], values[rows]
+        if values.nbytes * 2 < len(entry.payload):
+            values = values.copy()  # else the whole payload stays in memory with it
         if len(steps):
             yield Batch(attempt, entry.segment, entry.writer, column.key, steps, times, values)

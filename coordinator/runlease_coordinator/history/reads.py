@@ -52,7 +52,7 @@ class HistoryReader:
         self._runs = runs
         #: For callers, too, that have heavy work to do on what is read.
         self.workers = workers or Workers()
-        self._hot = HotLog(metrics, self.workers)
+        self._hot = HotLog(metrics, self.workers, keeps_entries=archive is not None)
         self._archive: Archive = archive or NoArchive()
 
     def close(self) -> None:

@@ -22,3 +22,8 @@ def to_us(times: Floats) -> Ints:
 def from_us(times_us: Ints) -> Floats:
     """Return whole microseconds as UNIX seconds."""
     return times_us / 1e6
+
+
+def whole_us(times: Floats) -> Floats:
+    """Return UNIX seconds rounded to whole microseconds."""
+    return from_us(to_us(times))

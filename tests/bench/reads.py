@@ -1,0 +1,80 @@
+"""Reads of histories of 1 and 10 million points, raw and downsampled, by the SDK over loopback.
+
+A run's log is 5 series in batches of 10 000 points (2000 rows each), all of it in the store. What is timed is
+`Client.history`, from the call to the columns in the client's hands.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+
+import runlease
+from runlease.channel import open_channel
+from runlease.v1 import metrics_pb2 as pb
+from runlease.v1 import metrics_pb2_grpc, runs_pb2
+
+from tests.bench import processes
+from tests.bench.rounds import Figure, Wanted, interleave
+
+ROWS, SERIES = 2000, 5
+BATCH = ROWS * SERIES
+DOWNSAMPLED = 2000
+_PROJECT = "reads"
+_FILL_S = 300.0
+
+
+async def figures(rounds: int, millions: tuple[int, ...] = (1, 10)) -> AsyncIterator[Figure]:
+    """Measure on a coordinator of its own, since the store keeps all of it in memory."""
+    with processes.coordinator() as process, runlease.Client(process.address) as client:
+        for million in millions:
+            fill(process.address, f"m{million}", million * 1_000_000 // BATCH)
+        reads: dict[str, Callable[[], Awaitable[float]]] = {}
+        for million in millions:
+            for name, max_points in ((f"{million} million", None), (f"{million} million to 2000", DOWNSAMPLED)):
+                reads[name] = partial(_seconds, client, f"m{million}", max_points)
+        found = await interleave(reads, rounds)
+    for million in millions:
+        wanted = [Wanted(1, at_least=False)] if million == 10 else []
+        raw, thinned = found[f"{million} million"], found[f"{million} million to 2000"]
+        yield Figure(f"read of {million} million points, raw", "s", {"runlease": raw}, digits=2)
+        yield Figure(f"read of {million} million points, 2000 a series", "s", {"runlease": thinned}, wanted, digits=2)
+
+
+async def _seconds(client: runlease.Client, run: str, max_points: int | None) -> float:
+    began = time.perf_counter()
+    found = client.history(_PROJECT, run, max_points=max_points)
+    took = time.perf_counter() - began
+    assert len(found.series) == SERIES
+    if max_points:
+        assert all(max_points // 2 < len(series.steps) <= max_points for series in found.series)
+    return took
+
+
+def fill(address: str, run: str, batches: int) -> None:
+    """Log a run of so many batches."""
+    with runlease.Client(address) as client, open_channel(address) as channel:
+        client.set_limits(_PROJECT, run_points=0, run_bytes=0, project_points=0, project_bytes=0)
+        grant = client.acquire(_PROJECT, run, nonce=run, resume="never", ttl_s=60)
+        ref = runs_pb2.RunRef(project=_PROJECT, id=run)
+        opening = pb.OpenWriter(run=ref, fence=grant.fence, writer="main", session="s")
+        requests = itertools.chain([pb.AppendRequest(open=opening)], _entries(batches))
+        answers = list(metrics_pb2_grpc.MetricServiceStub(channel).Append(requests, timeout=_FILL_S))
+        assert answers[-1].ack.seq == batches, answers[-1]
+        client.release(_PROJECT, run, grant.fence, outcome="finished")
+
+
+def _entries(batches: int) -> Iterator[pb.AppendRequest]:
+    values = [[math.sin(row * 0.01 + number) + row * 1e-5 for row in range(ROWS)] for number in range(SERIES)]
+    for seq in range(1, batches + 1):
+        first = (seq - 1) * ROWS
+        request = pb.AppendRequest(entry=pb.Entry(seq=seq))
+        points = request.entry.points
+        points.steps.extend(range(first, first + ROWS))
+        points.times.extend([1.7e9 + 0.1 * row for row in range(first, first + ROWS)])
+        for number in range(SERIES):
+            points.series.add(key=f"train/metric_{number}", values=values[number])
+        yield request
