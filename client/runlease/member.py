@@ -75,7 +75,7 @@ class Follower:
             if not lease.expired_elsewhere:
                 lease.renewed(suspend_aware(), lease.ttl_s)
             return
-        if event.fence > lease.fence and event.kind in ("granted", "created"):
+        if event.fence > lease.fence and event.kind in ("granted", "created", "sync_began"):
             lease.lose(Loss("superseded", "a newer lease was granted", None, event.fence))
         elif event.kind in _LOSSES and event.fence >= lease.fence:
             lease.lose(Loss(_LOSSES[event.kind], f"its holder's lease was {event.kind}"))

@@ -89,8 +89,8 @@ class Event:
     """One entry of the audit log; ``cursor`` is the position behind it, for ``watch(after=)``.
 
     ``kind`` is created, granted, reinstated, released, expired, proved-dead, given-back, revoked, broken, updated,
-    linked, limits, deleted, undeleted, purged or points_expired. ``id`` is the run's canonical ID, '' for limits of a
-    project.
+    linked, limits, deleted, undeleted, purged, points_expired, sync_began, sync_ended, outcome (of an ended attempt, by
+    a sync) or points_lost. ``id`` is the run's canonical ID, '' for limits of a project.
     """
 
     cursor: str

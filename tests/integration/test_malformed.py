@@ -378,6 +378,7 @@ OPENINGS: list[tuple[str, dict[str, Any]]] = [
     ("open.session", {"session": "x" * MIB}),
     ("open.session", {"session": "a b"}),
     ("open.rank_ticket", {"rank_ticket": "t"}),
+    ("open.attempt", {"attempt": 1}),
     ("open.durability", {"durability": "DURABILITY_REPLICATED"}),
 ]
 
@@ -434,8 +435,10 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("entry.commit.metadata['a']", {"commit": metrics_pb2.Commit(step=1, uri="u", metadata={"a": "{"})}),
     ("entry.rewind.step", {"rewind": metrics_pb2.Rewind(step=-1)}),
     ("entry.rewind.step", {"rewind": metrics_pb2.Rewind(step=2**62)}),
-    ("entry.lost", {"lost": metrics_pb2.Lost(entries=1)}),
-    ("entry.end", {"end": metrics_pb2.End()}),
+    ("entry.lost.entries", {"lost": metrics_pb2.Lost()}),
+    ("entry.lost.entries", {"lost": metrics_pb2.Lost(entries=2**64 - 1)}),
+    ("entry.lost.points", {"lost": metrics_pb2.Lost(entries=1, points=2**53)}),
+    ("entry.end", {"end": metrics_pb2.End(outcome=2)}),
 ]
 MANY = [metrics_pb2.Series(key=f"k{number}", values=[1.0]) for number in range(100_000)]
 BAD.append(("entry.points.series", {"points": metrics_pb2.Points(steps=[0], times=[0.0], series=MANY)}))

@@ -132,6 +132,7 @@ class LiveStore:
         ttl_us: int = TTL_US,
         resume_step: int | None = None,
         leases: LeaseStore | None = None,
+        holder: Holder = HOLDER,
         **more: Any,
     ) -> Grant:
         wish = Acquisition(
@@ -141,7 +142,7 @@ class LiveStore:
             mode=ResumeMode(mode),
             nonce=nonce or os.urandom(8).hex(),
             ttl_us=ttl_us,
-            holder=HOLDER,
+            holder=holder,
             resume_step=resume_step,
             **more,
         )

@@ -18,7 +18,8 @@ Target = tuple[str | None, str | None]
 
 _KINDS = """created, granted, reinstated, released, expired,
 proved-dead, given-back, revoked, broken, updated, linked, limits, deleted,
-undeleted, purged, points_expired"""
+undeleted, purged, points_expired, sync_began, sync_ended, outcome,
+points_lost"""
 
 
 def _target(ctx: click.Context, param: click.Parameter, value: str | None) -> Target:

@@ -139,15 +139,16 @@ class BadBranch(RunError):
 class Stale(DomainError):
     """What the caller holds is no longer the run's.
 
-    ``reason`` is one of STALE_FENCE, LEASE_ENDED, RUN_GONE, REVOKED, NONCE_ENDED, SESSION_TAKEN; ``run`` is the
-    record, where it is known.
+    ``reason`` is one of STALE_FENCE, LEASE_ENDED, LEASE_FREE, RUN_GONE, REVOKED, NONCE_ENDED, SESSION_TAKEN; ``run``
+    is the record, where it is known, and ``attempt`` that of an ended nonce (0 of a sync's, None: not of a nonce).
     """
 
-    def __init__(self, reason: str, message: str, run: Run | None = None) -> None:
-        """Hold the reason and, where known, the run's record."""
+    def __init__(self, reason: str, message: str, run: Run | None = None, *, attempt: int | None = None) -> None:
+        """Hold the reason and, where known, the run's record or the nonce's attempt."""
         super().__init__(message)
         self.reason = reason
         self.run = run
+        self.attempt = attempt
 
 
 class Unavailable(DomainError):

@@ -16,8 +16,8 @@ class Event:
     """One entry of the audit log.
 
     ``kind`` is created, granted, reinstated, released, expired, proved-dead, given-back, revoked, broken, updated,
-    linked, limits, deleted, undeleted, purged or points_expired. ``canonical_id`` is '' where limits of a project were
-    set.
+    linked, limits, deleted, undeleted, purged, points_expired, sync_began, sync_ended, outcome (of an ended attempt, by
+    a sync) or points_lost. ``canonical_id`` is '' where limits of a project were set.
     ``details`` maps names to JSON texts.
     """
 

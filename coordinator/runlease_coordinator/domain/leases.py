@@ -47,6 +47,7 @@ class Acquisition:
 
     ``rewinds``: `resume_step` comes from ``resume_from``, so it hides what follows at once. ``member``: only join the
     holder's group; ``holds``: never join it. ``auto_keys`` are bound to the run; with ``auto_search`` they choose it.
+    ``sync``: hold the run for what its ended attempts bring in, and open none.
     """
 
     project: str
@@ -68,6 +69,7 @@ class Acquisition:
     proof: ProofOfDeath | None = None
     auto_keys: Sequence[str] = ()
     auto_search: bool = False
+    sync: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A granted lease, or, with ``ticket``, membership in the group that holds it."""
+    """A granted lease (of a sync: ``attempt`` 0), or, with ``member``, membership in the group that holds it."""
 
     fence: int
     attempt: int

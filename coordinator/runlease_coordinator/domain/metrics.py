@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -24,33 +24,42 @@ class EntryKind(StrEnum):
     POINTS = "p"
     COMMIT = "c"
     REWIND = "r"
+    #: Gone for good, it and those before it that never came: uses up their seqs.
+    LOST = "l"
+    #: How an ended attempt really ended.
+    END = "e"
     #: Refused before the store saw it: uses up its seq, stores nothing.
     VOID = "x"
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """One session of a writer under a fence."""
+    """One session of a writer under a fence; ``attempt``: the ended one that it brings entries of (0: the fence's)."""
 
     project: str
     canonical_id: str
     fence: int
     name: str
     session: str
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class WriterPosition:
-    """Where a writer goes on: the last accepted seq, its segment, whether it has written in this attempt."""
+    """Where a writer goes on: the last accepted seq, its segment, whether it has written in this attempt.
+
+    ``fence`` is that of the attempt, which its checkpoints bear.
+    """
 
     seq: int
     segment: int
     written: bool
+    fence: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry; ``step`` is the highest step of points, else the step of the commit or rewind."""
+    """One entry; ``step`` is the highest step of points, the step of a commit or rewind, how many are lost."""
 
     seq: int
     segment: int

@@ -12,8 +12,10 @@ from runlease.v1 import metrics_pb2 as pb
 from runlease_coordinator.domain.errors import InvalidField
 from runlease_coordinator.domain.limits import LARGEST_POINTS
 from runlease_coordinator.domain.metrics import Entry, EntryKind, Writer
+from runlease_coordinator.domain.runs import OUTCOMES
 from runlease_coordinator.domain.tickets import Tickets
 from runlease_coordinator.rpc import fields
+from runlease_coordinator.rpc.messages import STATES_BY_NUMBER
 from runlease_coordinator.store.records import checkpoint_json
 
 MAX_KEY = 256
@@ -37,19 +39,20 @@ def open_writer(message: pb.OpenWriter, tickets: Tickets) -> Writer:
             raise InvalidField("open.writer", "main is the holder's: a member of its group gives a name of its own")
     if message.durability == pb.DURABILITY_REPLICATED:
         raise InvalidField("open.durability", "REPLICATED is not supported by this version")
-    if message.attempt:
-        raise InvalidField("open.attempt", "not supported by this version")
+    if message.attempt and message.rank_ticket:
+        raise InvalidField("open.attempt", "goes without a rank ticket: take the run's lease for a sync")
     return Writer(
         project=name.project,
         canonical_id=name.canonical_id,
         fence=fields.fence(message.fence, "open.fence"),
         name=fields.writer_name(message.writer, "open.writer"),
         session=fields.token(message.session, "open.session"),
+        attempt=message.attempt,
     )
 
 
-def entry_of(message: pb.Entry, fence: int) -> Entry:
-    """Check one entry and pack its payload.
+def entry_of(message: pb.Entry, writer: Writer, fence: int) -> Entry:
+    """Check one entry of a writer and pack its payload; ``fence`` is that of its attempt.
 
     Raises:
         InvalidField: naming the field at fault.
@@ -65,10 +68,10 @@ def entry_of(message: pb.Entry, fence: int) -> Entry:
             step = fields.step(message.rewind.step, "entry.rewind.step")
             return Entry(message.seq, message.segment, EntryKind.REWIND, b"%d" % step, 0, step)
         case "lost":
-            raise InvalidField("entry.lost", "not supported by this version")
+            return _lost(message)
         case "end":
-            raise InvalidField("entry.end", "not supported by this version")
-    raise InvalidField("entry.payload", "points, commit or rewind")
+            return _end(message, writer)
+    raise InvalidField("entry.payload", "points, commit, rewind, lost or end")
 
 
 def void_entry(message: pb.Entry) -> Entry:
@@ -131,3 +134,21 @@ def _commit(message: pb.Entry, fence: int) -> Entry:
     metadata = fields.json_map(commit.metadata, "entry.commit.metadata")
     payload = checkpoint_json(step, fence, uri, metadata)
     return Entry(message.seq, message.segment, EntryKind.COMMIT, payload, 0, step)
+
+
+def _lost(message: pb.Entry) -> Entry:
+    lost = message.lost
+    if not 1 <= lost.entries <= message.seq:
+        raise InvalidField("entry.lost.entries", f"1..seq, not {lost.entries}: the missing ones up to this one")
+    if lost.points > MAX_SEQ:
+        raise InvalidField("entry.lost.points", f"0..2^53-1, not {lost.points}")
+    return Entry(message.seq, message.segment, EntryKind.LOST, b"", lost.points, lost.entries)
+
+
+def _end(message: pb.Entry, writer: Writer) -> Entry:
+    outcome = STATES_BY_NUMBER.get(message.end.outcome)
+    if not writer.attempt or writer.name != MAIN_WRITER:
+        raise InvalidField("entry.end", "only of an ended attempt (open.attempt), by its writer main: else release")
+    if outcome not in OUTCOMES:
+        raise InvalidField("entry.end.outcome", "FINISHED, FAILED, CRASHED, PREEMPTED or KILLED")
+    return Entry(message.seq, message.segment, EntryKind.END, outcome.value.encode(), 0, 0)

@@ -48,6 +48,8 @@ def details_of(error: errors.DomainError) -> list[Message]:
         found.append(_resource(run.path, str(run.holder) if run.remaining_us else "", str(error)))
     elif isinstance(error, errors.RunError):
         found.append(_resource(f"{error.project}/{error.run_id}", "", str(error)))
+    if isinstance(error, errors.Stale) and error.attempt is not None:
+        facts["attempt"] = str(error.attempt)
     if isinstance(error, errors.RunIdCollision):
         facts["existing_id"] = error.existing_id
     if isinstance(error, errors.LeaseHeld):

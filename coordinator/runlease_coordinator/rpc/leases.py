@@ -98,7 +98,7 @@ def _acquisition(request: pb.AcquireRequest, max_ttl_us: int) -> Acquisition:
     if mode is None:
         raise InvalidField("mode", f"NEVER, ALLOW, MUST or AUTO, not {request.mode}")
     if request.sync:
-        raise InvalidField("sync", "not supported by this version")
+        return _sync(request, name, max_ttl_us)
     given = [name for name in ("resume_step", "resume_from", "fork_from") if request.HasField(name)]
     if len(given) > 1:
         raise InvalidField(given[1], f"goes without {given[0]}")
@@ -135,6 +135,21 @@ def _acquisition(request: pb.AcquireRequest, max_ttl_us: int) -> Acquisition:
         notes=fields.notes(request.notes) if request.HasField("notes") else None,
         tags=fields.tags(request.tags.tags) if request.HasField("tags") else None,
         config=fields.json_map(request.config, "config"),
+    )
+
+
+def _sync(request: pb.AcquireRequest, name: fields.RunName, max_ttl_us: int) -> Acquisition:
+    """Leave out all that only an attempt has."""
+    return Acquisition(
+        project=name.project,
+        id=name.id,
+        canonical_id=name.canonical_id,
+        mode=ResumeMode.MUST,
+        nonce=fields.token(request.nonce, "nonce"),
+        ttl_us=checked_ttl_us(request.ttl_ms, max_ttl_us),
+        holder=holder_of(request.holder, "holder"),
+        proof=_proof(request.proof_of_death) if request.HasField("proof_of_death") else None,
+        sync=True,
     )
 
 

@@ -51,7 +51,7 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
         position = await self._metrics.open_writer(writer)
         yield pb.AppendResponse(opened=pb.Opened(seq=position.seq, segment=position.segment, written=position.written))
         answers = _Answers(_IN_FLIGHT)
-        reader = asyncio.create_task(self._read(request_iterator, writer, answers))
+        reader = asyncio.create_task(self._read(request_iterator, writer, position.fence, answers))
         self._readers.add(reader)
         try:
             async for answer in _merged(answers):
@@ -72,20 +72,22 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
         for reader in self._readers:
             reader.cancel()
 
-    async def _read(self, requests: AsyncIterator[pb.AppendRequest], writer: Writer, answers: _Answers) -> None:
+    async def _read(
+        self, requests: AsyncIterator[pb.AppendRequest], writer: Writer, fence: int, answers: _Answers
+    ) -> None:
         try:
             async for request in requests:
                 if request.WhichOneof("message") != "entry":
                     raise InvalidField("entry", "only the first message of a stream opens its writer")
                 # Tasks start in the order of their creation, so the store sees the entries in the stream's order.
-                await answers.put(asyncio.create_task(self._append(writer, request.entry)))
+                await answers.put(asyncio.create_task(self._append(writer, fence, request.entry)))
         finally:
             await answers.put(None)
 
-    async def _append(self, writer: Writer, message: pb.Entry) -> pb.AppendResponse:
+    async def _append(self, writer: Writer, fence: int, message: pb.Entry) -> pb.AppendResponse:
         fault: InvalidField | None = None
         try:
-            entry = entries.entry_of(message, writer.fence)
+            entry = entries.entry_of(message, writer, fence)
         except InvalidField as error:
             fault, entry = error, entries.void_entry(message)
         outcome = await self._metrics.append(writer, entry)

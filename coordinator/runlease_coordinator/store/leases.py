@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from secrets import token_hex
 from typing import Any, NoReturn
@@ -24,7 +25,7 @@ from runlease_coordinator.domain.errors import (
     Unavailable,
 )
 from runlease_coordinator.domain.leases import Acquisition, Grant, Patience, Renewal
-from runlease_coordinator.domain.runs import RunState
+from runlease_coordinator.domain.runs import Holder, RunState
 from runlease_coordinator.store.keys import PARTITIONS, RunKeys, partition_keys, run_keys
 from runlease_coordinator.store.records import changes_of, checkpoint_of, fields_of, holder_list, run_of
 from runlease_coordinator.store.store import Store
@@ -140,10 +141,12 @@ class LeaseStore:
             "call": call,
             "ttl": wish.ttl_us,
             "lock_delay": self._lock_delay_us,
-            "holder": json.dumps(holder_list(wish.holder), ensure_ascii=False, separators=(",", ":")),
+            "holder": _holder_text(wish.holder),
             "new_name": generate_name(),
         }
-        if wish.holder.group:
+        if wish.sync:  # nobody is a member of a sync
+            request |= {"sync": True, "holder": _holder_text(replace(wish.holder, group=""))}
+        elif wish.holder.group:
             request["group"] = wish.holder.group
         for name in ("name", "notes", "resume_step"):
             if (value := getattr(wish, name)) is not None:
@@ -239,7 +242,7 @@ class LeaseStore:
         return Renewal(remaining_us=int(rest[0]), reinstated=rest[1] == 1)
 
     async def release(self, project: str, run_id: str, fence: int, outcome: RunState) -> RunState:
-        """End the attempt of ``fence``; returns the outcome as recorded. Idempotent.
+        """End the attempt of ``fence``, or the sync; returns the outcome as recorded, or the run's. Idempotent.
 
         Raises:
             Stale: a newer fence was granted and this one's attempt was not released.
@@ -335,7 +338,8 @@ class LeaseStore:
             case "NOT_FOUND":
                 raise RunNotFound(project, run_id)
             case "NONCE_ENDED":
-                raise Stale("NONCE_ENDED", "the attempt of this nonce has ended: acquire with a new nonce")
+                message = "the attempt of this nonce has ended: acquire with a new nonce"
+                raise Stale("NONCE_ENDED", message, attempt=int(rest[0]))
             case "PARENT_ABSENT" if wish.fork:
                 raise RunNotFound(project, wish.fork.parent_id)
             case "PARENT_DELETED" if wish.fork:
@@ -344,6 +348,10 @@ class LeaseStore:
                 field = "fork_from.step" if wish.fork else "resume_from.step"
                 raise InvalidField(field, f"below the run's next step, {int(rest[0])}")
         refuse_fence(verdict, rest, project, keys.canonical_id, 0, self._store)
+
+
+def _holder_text(holder: Holder) -> str:
+    return json.dumps(holder_list(holder), ensure_ascii=False, separators=(",", ":"))
 
 
 async def _sleep(waiter: Waiter, refusal: LeaseHeld | NoHolder, left_s: float) -> None:

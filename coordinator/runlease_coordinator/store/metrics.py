@@ -75,25 +75,34 @@ class MetricStore:
 
         Raises:
             Stale: the fence is not the run's.
+            InvalidField: the attempt is none that entries may be brought in of.
             RunDeleted, Unavailable.
         """
         keys = run_keys(writer.project, writer.canonical_id)
         verdict, rest = await self._store.run(
             "open_writer",
             (keys.partition.meta, keys.run, keys.seq, keys.attempts),
-            (writer.fence, writer.name, writer.session),
+            (writer.fence, writer.name, writer.session, writer.attempt),
             on=self._store.metrics,
         )
-        if verdict != "OPENED":
-            refuse_fence(verdict, rest, writer.project, writer.canonical_id, writer.fence, self._store)
-        return WriterPosition(seq=int(rest[0]), segment=int(rest[1]), written=rest[2] == b"1")
+        match verdict:
+            case "OPENED":
+                seq, segment, written, fence = rest
+                return WriterPosition(int(seq), int(segment), written == b"1", int(fence))
+            case "NO_SYNC":
+                raise InvalidField("open.attempt", "only under the fence of a sync (AcquireRequest.sync)")
+            case "IS_SYNC":
+                raise InvalidField("open.attempt", "under a sync's fence, name the attempt that the entries are of")
+            case "NO_ATTEMPT":
+                raise InvalidField("open.attempt", f"the run has no attempt {writer.attempt}")
+        refuse_fence(verdict, rest, writer.project, writer.canonical_id, writer.fence, self._store)
 
     async def append(self, writer: Writer, entry: Entry) -> Appended | Gap | Throttled:
         """Append one entry, if the rate limits let it; a duplicate counts as appended.
 
         Raises:
             Stale: the fence is not the run's, or another session has the writer.
-            InvalidField: the entry names another segment than the writer's.
+            InvalidField: the entry names another segment than the writer's, or other than the missing ones lost.
             RunDeleted, Unavailable.
         """
         keys = run_keys(writer.project, writer.canonical_id)
@@ -109,6 +118,8 @@ class MetricStore:
                 keys.ckptdoc,
                 keys.limits,
                 keys.gcra,
+                keys.partition.events,
+                keys.auto,
                 keys.partition.hot,
             ),
             (
@@ -126,7 +137,8 @@ class MetricStore:
                 *DEFAULT_ARGS,
                 LARGEST_POINTS,
                 LARGEST_BYTES,
-                keys.path,
+                writer.project,
+                writer.attempt or "",
             ),
             on=self._store.metrics,
         )
@@ -140,6 +152,9 @@ class MetricStore:
                 return Throttled(name.decode(), *map(int, numbers))
             case "SEGMENT":
                 raise InvalidField("entry.segment", f"the writer is in segment {int(rest[0])}, not {entry.segment}")
+            case "NOT_LOST":
+                message = f"{int(rest[0])} entries are missing up to this seq, not {entry.step}"
+                raise InvalidField("entry.lost.entries", message)
             case "SESSION":
                 raise Stale("SESSION_TAKEN", f"another process has opened writer {writer.name!r} since")
         refuse_fence(verdict, rest, writer.project, writer.canonical_id, writer.fence, self._store)

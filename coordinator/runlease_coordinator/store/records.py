@@ -75,7 +75,7 @@ def run_of(
     running = record["end"] == "" and now_us < expiry
     state = RunState.RUNNING if running else RunState(record["end"] or RunState.CRASHED)
     granted_us, runtime_us = int(record["granted"]), int(record["runtime"])
-    if record["end"] == "":
+    if record["end"] == "" and record.get("sync") != record["fence"]:  # a sync is no time that the run runs
         runtime_us += min(now_us, expiry) - granted_us
     return Run(
         project=project,

@@ -9,24 +9,28 @@ from importlib import resources
 
 #: Functions that a script needs besides the prelude.
 _NEEDS = {
-    "abandon": ("queue", "auto"),
-    "acquire": ("decision", "queue", "auto", "log", "segments"),
-    "append": ("log", "segments", "gcra"),
-    "break": ("queue",),
+    "abandon": ("queue", "auto", "leaseend"),
+    "acquire": ("decision", "queue", "auto", "log", "segments", "leaseend"),
+    "append": ("log", "segments", "gcra", "writerlog", "auto"),
+    "break": ("queue", "leaseend"),
     "commit_part": ("manifest",),
     "cut": ("manifest",),
-    "delete_run": ("queue", "auto"),
+    "delete_run": ("queue", "auto", "leaseend"),
+    "expire": ("leaseend",),
     "expire_points": ("manifest",),
     "get_run": ("log",),
     "limits": ("gcra",),
     "link": ("log", "segments"),
     "list_runs": ("order",),
     "live_runs": ("order",),
+    "open_writer": ("writerlog",),
     "purge_run": ("manifest",),
-    "release": ("queue", "auto"),
+    "release": ("queue", "auto", "leaseend"),
     "resolve_auto": ("auto",),
 }
-_PARTS = frozenset(("prelude", "decision", "queue", "auto", "log", "segments", "gcra", "manifest", "order"))
+_PARTS = frozenset(
+    ("prelude", "decision", "queue", "auto", "log", "segments", "gcra", "manifest", "order", "leaseend", "writerlog")
+)
 
 
 @dataclass(frozen=True, slots=True)

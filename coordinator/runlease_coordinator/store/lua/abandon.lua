@@ -17,11 +17,20 @@ if string.match(redis.call('HGET', waitx_key, nonce) or '', ' (%S+)$') == call t
 end
 
 local function take_back()
-  local run = redis.call('HMGET', run_key, 'fence', 'end', 'wrote', 'attempt', 'nonce', 'parent', 'call', 'children')
+  local run = redis.call('HMGET', run_key, 'fence', 'end', 'wrote', 'attempt', 'nonce', 'parent', 'call', 'children',
+    'sync')
   local same = run[2] == '' and (nonce == '' or run[5] == nonce) and (call == '' or run[7] == call)
     and (fence == '' or run[1] == fence)
   if not same then return 'KEPT' end
   local attempt = run[4]
+  if run[9] == run[1] then -- a sync leaves nothing to take back but its lease
+    local ending, kind = end_lease(attempts_key, run_key, run[1], attempt, '', run[9], '', now, 'given-back')
+    redis.call('HSET', run_key, 'end', ending, 'expiry', '0', 'avail', '0', 'nonce', '')
+    redis.call('HDEL', attempts_key, 'nonce.' .. run[5])
+    redis.call('ZREM', live_key, member)
+    event(KEYS[6], now, project, id, kind, run[1], attempt)
+    return 'TAKEN_BACK'
+  end
   local given = redis.call('HMGET', attempts_key, attempt .. '.previous')
   local rewound = run[3] == 'rewound' -- resume_from counts at once, which cannot be undone
   if run[3] == '1' then return 'KEPT' end

@@ -10,17 +10,21 @@
 --         fork_step, fork_id (the parent's canonical ID), call (of the coordinator), wait (the place's life; absent: does
 --         not queue up), group, member (only joins its group's holder), holds (never joins), proof {fence, boot_id,
 --         pid_namespace, pid, process_started}, auto_keys (will be bound to the run, until auto_until), auto_search (the
---         keys chose the run: auto_found did, or none was bound)
+--         keys chose the run: auto_found did, or none was bound), sync (holds the run for what its ended attempts bring
+--         in: opens no attempt)
 -- Returns {verdict, now, ...}:
 --   GRANTED  fence, attempt, remaining (us), resumed (0|1), previous end, next_step, starting_step,
 --            checkpoint document ('' if none), config changes [key, before, after, ...], record [field, value, ...]
+--            (of a sync: attempt 0, starts at the next step, no checkpoint)
 --   MEMBER   as GRANTED, of the holder of the same group
 --   EXISTS HELD LOCK_DELAY QUEUED NO_HOLDER  record [field, value, ...] (empty: absent), place (0: none)
 --   COLLISION  ID as first typed          PARENT_ABSENT PARENT_DELETED   PARENT_STEP  parent's next step
---   DELETED NOT_FOUND NONCE_ENDED TOO_OLD REBOUND UNBOOTSTRAPPED         QUARANTINE  left (us)
+--   NONCE_ENDED  its attempt (0: that of a sync)     QUARANTINE  left (us)
+--   DELETED NOT_FOUND TOO_OLD REBOUND UNBOOTSTRAPPED
 local request = cjson.decode(ARGV[1])
 local project, id, nonce = request.project, request.id, request.nonce
-local mode = request.fork_step and 'never' or request.mode -- a fork is a new run, always
+-- A fork is a new run, always; a sync is of one that is there.
+local mode = request.fork_step and 'never' or request.sync and 'must' or request.mode
 local meta_key, run_key, attempts_key, ckpt_key, doc_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local live_key, runs_key, projects_key, events_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local wait_key, waitx_key, auto_key = KEYS[10], KEYS[11], KEYS[12]
@@ -31,13 +35,18 @@ if refusal then return refusal end
 if now > request.latest then return {'TOO_OLD', text(now)} end
 
 local old = redis.call('HMGET', run_key, 'id', 'deleted', 'end', 'expiry', 'avail', 'fence', 'attempt', 'nonce',
-  'next', 'granted', 'holder')
+  'next', 'granted', 'holder', 'sync')
 local exists = old[1] ~= false
 if exists and request.typed ~= old[1] and request.typed ~= id then
   return {'COLLISION', text(now), old[1]}
 end
 
 local function answer(verdict, fence, attempt, remaining, changes)
+  if attempt == '0' then
+    local stood = redis.call('HGET', attempts_key, old[7] .. '.end')
+    return {verdict, text(now), fence, attempt, text(remaining), 1, stood, old[9], old[9], '', changes,
+      redis.call('HGETALL', run_key)}
+  end
   local given = redis.call('HMGET', attempts_key, attempt .. '.previous', attempt .. '.next', attempt .. '.start')
   local found = redis.call('ZREVRANGEBYSCORE', ckpt_key, '(' .. given[3], '-inf', 'LIMIT', 0, 1)
   local doc = found[1] and redis.call('HGET', doc_key, found[1]) or ''
@@ -52,7 +61,7 @@ if earlier then
     redis.call('HSET', run_key, 'call', request.call)
     return answer('GRANTED', old[6], earlier, tonumber(old[4]) - now, {})
   end
-  return {'NONCE_ENDED', text(now)}
+  return {'NONCE_ENDED', text(now), earlier}
 end
 if quarantine > 0 and not old[2] then return {'QUARANTINE', text(now), text(quarantine)} end
 if request.auto_search then -- always with keys
@@ -65,14 +74,14 @@ local prover = request.proof and cjson.decode(request.holder)
 if prover and run and not run.deleted and now < run.avail
   and proves_death(request.proof, old[6], cjson.decode(old[11]), prover) then
   local by = prover[1] .. ':' .. text(prover[2])
-  if run['end'] == '' then close_attempt(attempts_key, run_key, old[7], 'crashed', math.min(now, run.expiry)) end
-  redis.call('HSET', attempts_key, old[7] .. '.proof', by)
-  redis.call('HSET', run_key, 'end', 'crashed', 'expiry', '0', 'avail', '0', 'updated', text(now))
+  local ending, kind = end_lease(attempts_key, run_key, old[6], old[7], old[3], old[12], 'crashed',
+    math.min(now, run.expiry), 'proved-dead', 'proof', by)
+  redis.call('HSET', run_key, 'end', ending, 'expiry', '0', 'avail', '0', 'updated', text(now))
   redis.call('ZREM', live_key, member)
   redis.call('ZADD', runs_key, text(now), id)
-  event(events_key, now, project, id, 'proved-dead', old[6], old[7], {by = by})
+  event(events_key, now, project, id, kind, old[6], old[7], {by = by})
   wake_head(wait_key, waitx_key, member, now) -- it may be somebody else's turn
-  old[3], run['end'], run.expiry, run.avail = 'crashed', 'crashed', 0, 0
+  old[3], run['end'], run.expiry, run.avail = ending, ending, 0, 0
 end
 local held = run and run['end'] == '' and now < run.expiry and not run.deleted
 if held and request.group and not request.holds and cjson.decode(old[11])[5] == request.group then
@@ -116,10 +125,14 @@ local previous, next_step, attempt, last_fence = '', '0', 1, 0
 if exists then
   previous, next_step, attempt, last_fence = old[3], old[9], tonumber(old[7]) + 1, tonumber(old[6])
   if previous == '' then -- expired and not swept yet
-    previous = 'crashed'
-    close_attempt(attempts_key, run_key, old[7], previous, tonumber(old[4]))
-    event(events_key, tonumber(old[4]), project, id, 'expired', old[6], old[7])
+    local kind
+    previous, kind = end_lease(attempts_key, run_key, old[6], old[7], '', old[12], 'crashed', tonumber(old[4]),
+      'expired')
+    event(events_key, tonumber(old[4]), project, id, kind, old[6], old[7])
   end
+  -- What came in after its end counts, too.
+  local counted = redis.call('HMGET', run_key, 'a_points', 'a_last')
+  redis.call('HSET', attempts_key, old[7] .. '.points', counted[1], old[7] .. '.last', counted[2])
 else
   redis.call('HSET', run_key, 'id', request.typed, 'name', request.new_name, 'created', text(now), 'points', '0',
     'last', '-1', 'last_log', '0', 'next', '0', 'runtime', '0', 'notes', '', 'tags', '[]')
@@ -133,6 +146,19 @@ if parent then
 end
 
 local fence = text(math.max(last_fence + 1, now))
+local who = cjson.decode(request.holder)
+redis.call('HSET', run_key, 'fence', fence, 'nonce', nonce, 'call', request.call, 'holder', request.holder,
+  'ttl', text(request.ttl), 'granted', text(now), 'updated', text(now), 'expiry', text(now + request.ttl),
+  'avail', text(now + request.ttl + request.lock_delay), 'end', '')
+redis.call('HDEL', run_key, 'revoked')
+redis.call('ZADD', live_key, text(now + request.ttl), member)
+redis.call('ZADD', runs_key, text(now), id)
+if request.sync then
+  redis.call('HSET', run_key, 'sync', fence)
+  redis.call('HSET', attempts_key, 'nonce.' .. nonce, '0')
+  event(events_key, now, project, id, 'sync_began', fence, old[7], {holder = who[1] .. ':' .. text(who[2])})
+  return answer('GRANTED', fence, '0', request.ttl, {})
+end
 local top = redis.call('ZREVRANGE', ckpt_key, 0, 0, 'WITHSCORES')
 local start = starting_step(request.resume_step or (parent and request.fork_step + 1), tonumber(top[2]),
   tonumber(next_step))
@@ -160,11 +186,7 @@ if request.auto_keys then
   bind_keys(run_key, auto_key, id, request.auto_keys, request.auto_until, now)
 end
 
-redis.call('HSET', run_key, 'fence', fence, 'attempt', attempt, 'nonce', nonce, 'call', request.call,
-  'holder', request.holder, 'ttl', text(request.ttl),
-  'granted', text(now), 'updated', text(now), 'expiry', text(now + request.ttl),
-  'avail', text(now + request.ttl + request.lock_delay), 'end', '', 'wrote', '0', 'a_points', '0', 'a_last', '-1')
-redis.call('HDEL', run_key, 'revoked')
+redis.call('HSET', run_key, 'attempt', attempt, 'wrote', '0', 'a_points', '0', 'a_last', '-1')
 redis.call('HSET', attempts_key, attempt .. '.fence', fence, attempt .. '.holder', request.holder,
   attempt .. '.granted', text(now), attempt .. '.start', text(start), attempt .. '.previous', previous,
   attempt .. '.next', next_step, 'fence.' .. fence, attempt, 'nonce.' .. nonce, attempt)
@@ -173,9 +195,6 @@ if request.rewinds then
   redis.call('HSET', run_key, 'wrote', 'rewound', 'next', text(start))
   supersede_checkpoints(ckpt_key, start)
 end
-redis.call('ZADD', live_key, text(now + request.ttl), member)
-redis.call('ZADD', runs_key, text(now), id)
-local who = cjson.decode(request.holder)
 event(events_key, now, project, id, exists and 'granted' or 'created', fence, attempt,
   {holder = who[1] .. ':' .. text(who[2]), continues = parent and request.fork_id,
     step = parent and text(request.fork_step)})

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- An operator's hand: revokes a lease (no renewal any more; it frees at release or expiry), or, forced, ends the attempt
--- at once under a new fence. Idempotent for the fence that it names.
+-- (or the sync) at once under a new fence. Idempotent for the fence that it names.
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 wait  8 waitx
 -- ARGV  1 project  2 canonical ID  3 fence  4 '1' to force  5 reason  6 by whom
 -- Returns {verdict, now, ...}:
@@ -10,7 +10,7 @@ local run_key, attempts_key = KEYS[2], KEYS[3]
 local now, _, refusal = gate(KEYS[1])
 if refusal then return refusal end
 local run = redis.call('HMGET', run_key, 'fence', 'end', 'attempt', 'deleted', 'avail', 'broken',
-  'revoked')
+  'revoked', 'sync')
 if not run[1] then return {'ABSENT', text(now)} end
 if run[4] then return {'DELETED', text(now)} end
 local broken, fence_then = string.match(run[6] or '', '^(%d+) (%d+)$')
@@ -27,13 +27,13 @@ if not force then
   return {'BROKEN', text(now), fence}
 end
 local next_fence = text(math.max(tonumber(fence) + 1, now))
-if run[2] == '' then close_attempt(attempts_key, run_key, run[3], 'killed', now) end
-redis.call('HSET', attempts_key, run[3] .. '.end', 'killed', run[3] .. '.broken', reason) -- a sweep may have closed it
-redis.call('HSET', run_key, 'fence', next_fence, 'end', 'killed', 'expiry', '0', 'avail', '0', 'updated', text(now),
+local ending, kind = end_lease(attempts_key, run_key, fence, run[3], run[2], run[8], 'killed', now, 'broken', 'broken',
+  reason)
+redis.call('HSET', run_key, 'fence', next_fence, 'end', ending, 'expiry', '0', 'avail', '0', 'updated', text(now),
   'broken', fence .. ' ' .. next_fence)
 redis.call('HDEL', run_key, 'revoked')
 redis.call('ZREM', KEYS[4], project .. '/' .. id)
 redis.call('ZADD', KEYS[5], text(now), id)
-event(KEYS[6], now, project, id, 'broken', next_fence, run[3], details)
+event(KEYS[6], now, project, id, kind, next_fence, run[3], details)
 wake_head(KEYS[7], KEYS[8], project .. '/' .. id, now)
 return {'BROKEN', text(now), next_fence}

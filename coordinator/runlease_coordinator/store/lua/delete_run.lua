@@ -7,16 +7,18 @@ local project, id, fence, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local run_key = KEYS[2]
 local now, _, refusal = gate(KEYS[1])
 if refusal then return refusal end
-local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'end', 'expiry', 'attempt')
+local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'end', 'expiry', 'attempt', 'sync')
 if not run[1] then return {'ABSENT', text(now)} end
 if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
 if run[2] then return {'DELETED', text(now)} end
 if run[3] == '' and now < tonumber(run[4]) then return {'HELD', text(now), redis.call('HGETALL', run_key)} end
-if run[3] == '' then -- expired and not swept yet
-  close_attempt(KEYS[3], run_key, run[5], 'crashed', tonumber(run[4]))
-  event(KEYS[6], tonumber(run[4]), project, id, 'expired', fence, run[5])
+local ending = run[3]
+if ending == '' then -- expired and not swept yet
+  local kind
+  ending, kind = end_lease(KEYS[3], run_key, fence, run[5], '', run[6], 'crashed', tonumber(run[4]), 'expired')
+  event(KEYS[6], tonumber(run[4]), project, id, kind, fence, run[5])
 end
-redis.call('HSET', run_key, 'end', run[3] == '' and 'crashed' or run[3], 'deleted', text(now), 'updated', text(now),
+redis.call('HSET', run_key, 'end', ending, 'deleted', text(now), 'updated', text(now),
   'expiry', '0', 'avail', '0') -- its holder does not get it back, not even if it is undeleted
 redis.call('ZREM', KEYS[4], project .. '/' .. id)
 redis.call('ZREM', KEYS[5], id)

@@ -1,25 +1,42 @@
 #!lua flags=allow-oom
 -- Hands a writer to a session: the last one to open it may append.
 -- KEYS  1 meta  2 run  3 seq  4 attempts
--- ARGV  1 fence  2 writer  3 session
+-- ARGV  1 fence  2 writer  3 session  4 ended attempt that the entries are of, under a sync's fence ('0': its own)
 -- Returns {verdict, now, ...}:
---   OPENED  seq, segment, wrote (0|1)     STALE  record [field, value, ...]     ABSENT DELETED UNBOOTSTRAPPED
-local fence, writer, session = ARGV[1], ARGV[2], ARGV[3]
+--   OPENED  seq, segment, wrote (0|1), fence of the attempt     STALE  record [field, value, ...]
+--   NO_SYNC (the fence is not that of a sync)   IS_SYNC (name an attempt)   NO_ATTEMPT     ABSENT DELETED UNBOOTSTRAPPED
+local fence, writer, session, late = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local seq_key, attempts_key = KEYS[3], KEYS[4]
 local now, _, refusal = gate(KEYS[1])
 if refusal then return refusal end
-local run = redis.call('HMGET', KEYS[2], 'fence', 'deleted')
+local run = redis.call('HMGET', KEYS[2], 'fence', 'deleted', 'sync')
 if not run[1] then return {'ABSENT', text(now)} end
 if run[2] then return {'DELETED', text(now)} end
-if run[1] ~= fence or redis.call('HEXISTS', KEYS[4], 'fence.' .. fence) == 0 then -- or no attempt has this fence
+local own = redis.call('HGET', attempts_key, 'fence.' .. fence)
+local is_sync = run[3] == fence
+if run[1] ~= fence or not (own or is_sync) then -- or no attempt has this fence
   return {'STALE', text(now), redis.call('HGETALL', KEYS[2])}
 end
-local seq, segment, wrote = '0', '0', '0'
-local state = redis.call('HGET', KEYS[3], writer)
-if state then
-  local last_fence, _, last_seq, last_segment, last_wrote = string.match(state, '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
-  if last_fence == fence then
-    seq, segment, wrote = last_seq, last_segment, last_wrote
-  end
+local attempt, attempt_fence = own, fence
+if late ~= '0' then
+  if not is_sync then return {'NO_SYNC', text(now)} end
+  attempt, attempt_fence = late, redis.call('HGET', attempts_key, late .. '.fence')
+  if not attempt_fence then return {'NO_ATTEMPT', text(now)} end
+elseif is_sync then
+  return {'IS_SYNC', text(now)}
 end
-redis.call('HSET', KEYS[3], writer, table.concat({fence, session, seq, segment, wrote}, ' '))
-return {'OPENED', text(now), seq, segment, wrote}
+
+local seq, segment, wrote = '0', '0', '0'
+local last_fence, _, last_seq, last_segment, last_wrote, last_late = writer_state(seq_key, writer)
+local last = last_fence and (last_late ~= '' and last_late or redis.call('HGET', attempts_key, 'fence.' .. last_fence))
+if last == attempt then
+  seq, segment, wrote = last_seq, last_segment, last_wrote
+else
+  if last then -- nil: its grant was taken back
+    redis.call('HSET', seq_key, writer .. '@' .. last, table.concat({last_seq, last_segment, last_wrote}, ' '))
+  end
+  local kept = is_sync and redis.call('HGET', seq_key, writer .. '@' .. attempt)
+  if kept then seq, segment, wrote = string.match(kept, '^(%S+) (%S+) (%S+)$') end
+end
+set_writer_state(seq_key, writer, fence, session, seq, segment, wrote, is_sync and attempt or '')
+return {'OPENED', text(now), seq, segment, wrote, attempt_fence}

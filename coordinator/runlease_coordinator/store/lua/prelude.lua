@@ -36,11 +36,3 @@ local function event(events_key, now, project, id, kind, fence, attempt, details
     'k', kind, 'f', fence, 'a', attempt, 'd', details and cjson.encode(details) or '{}')
   redis.call('PUBLISH', 'rl:event', events_key)
 end
-
--- The holder ended its attempt, or its lease did.
-local function close_attempt(attempts_key, run_key, attempt, outcome, ended_us)
-  local run = redis.call('HMGET', run_key, 'granted', 'a_points', 'a_last')
-  redis.call('HSET', attempts_key, attempt .. '.end', outcome, attempt .. '.ended', text(ended_us),
-    attempt .. '.points', run[2], attempt .. '.last', run[3])
-  redis.call('HINCRBY', run_key, 'runtime', text(math.max(0, ended_us - tonumber(run[1]))))
-end

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Ends an attempt with its outcome. Idempotent: repeating a recorded release answers RELEASED with what is recorded.
+-- Ends an attempt with its outcome, or a sync. Idempotent: repeating a recorded release answers RELEASED with what is
+-- recorded.
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 wait  8 waitx  9 auto
 -- ARGV  1 project  2 canonical ID  3 fence  4 outcome
 -- Returns {verdict, now, ...}:
@@ -10,7 +11,7 @@ local live_key, runs_key, events_key = KEYS[4], KEYS[5], KEYS[6]
 
 local now, _, refusal = gate(meta_key)
 if refusal then return refusal end
-local run = redis.call('HMGET', run_key, 'fence', 'end', 'expiry', 'attempt', 'deleted')
+local run = redis.call('HMGET', run_key, 'fence', 'end', 'expiry', 'attempt', 'deleted', 'sync')
 if not run[1] then return {'ABSENT', text(now)} end
 if run[1] ~= fence then
   local attempt = redis.call('HGET', attempts_key, 'fence.' .. fence)
@@ -21,17 +22,14 @@ end
 if run[5] and not redis.call('HGET', attempts_key, run[4] .. '.released') then return {'DELETED', text(now)} end
 -- A swept run keeps its expiry; a released one has none.
 if run[2] ~= '' and tonumber(run[3]) == 0 then return {'RELEASED', text(now), run[2]} end
-if run[2] == '' then
-  close_attempt(attempts_key, run_key, run[4], outcome, now)
-else
-  redis.call('HSET', attempts_key, run[4] .. '.end', outcome)
-end
-redis.call('HSET', attempts_key, run[4] .. '.released', '1') -- a sweep, a break, a proof of death end it, too
-redis.call('HSET', run_key, 'end', outcome, 'expiry', '0', 'avail', '0', 'updated', text(now))
+-- 'released', since a sweep, a break, a proof of death end it, too.
+local ending, kind = end_lease(attempts_key, run_key, fence, run[4], run[2], run[6], outcome, now, 'released',
+  'released', '1')
+redis.call('HSET', run_key, 'end', ending, 'expiry', '0', 'avail', '0', 'updated', text(now))
 redis.call('HDEL', run_key, 'revoked')
 redis.call('ZREM', live_key, project .. '/' .. id)
 redis.call('ZADD', runs_key, text(now), id)
-if outcome == 'finished' then forget_keys(run_key, KEYS[9], id) end
-event(events_key, now, project, id, 'released', fence, run[4], {outcome = outcome})
+if ending == 'finished' then forget_keys(run_key, KEYS[9], id) end
+event(events_key, now, project, id, kind, fence, run[4], {outcome = ending})
 wake_head(KEYS[7], KEYS[8], project .. '/' .. id, now)
-return {'RELEASED', text(now), outcome}
+return {'RELEASED', text(now), ending}

@@ -13,7 +13,7 @@ local live_key, runs_key, events_key = KEYS[4], KEYS[5], KEYS[6]
 local now, _, refusal = gate(meta_key)
 if refusal then return refusal end
 local run = redis.call('HMGET', run_key, 'fence', 'end', 'expiry', 'ttl', 'deleted', 'attempt', 'granted',
-  'revoked')
+  'revoked', 'sync')
 if not run[1] then return {'ABSENT', text(now)} end
 if run[5] then return {'DELETED', text(now)} end
 if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
@@ -24,14 +24,15 @@ if run[8] then return {'REVOKED', text(now), text(math.max(0, expiry - now))} en
 local reinstated = 0
 if now >= expiry then
   reinstated = 1
-  if run[2] ~= '' then -- swept: take the record of the crash back
+  local is_sync = run[9] == fence
+  if run[2] ~= '' and not is_sync then -- swept: take the record of the crash back
     local ended = tonumber(redis.call('HGET', attempts_key, run[6] .. '.ended'))
     redis.call('HDEL', attempts_key, run[6] .. '.end', run[6] .. '.ended')
     redis.call('HINCRBY', run_key, 'runtime', text(tonumber(run[7]) - ended))
   end
   redis.call('HSET', run_key, 'updated', text(now))
   redis.call('ZADD', runs_key, text(now), id)
-  event(events_key, now, project, id, 'reinstated', fence, run[6])
+  event(events_key, now, project, id, is_sync and 'sync_began' or 'reinstated', fence, run[6])
 end
 redis.call('HSET', run_key, 'end', '', 'expiry', text(now + ttl), 'avail', text(now + ttl + lock_delay))
 redis.call('ZADD', live_key, text(now + ttl), project .. '/' .. id)

@@ -1,12 +1,20 @@
 -- When a segment of the whole run, or of the writer `main`, begins to hide what it replaces.
 
 -- Checkpoints at or above its start are superseded: they leave the set of the visible ones.
--- own: the key of the run's attempts, where those of its parent stay; else nil.
-local function supersede_checkpoints(ckpt_key, start, own)
+-- spares: those of the run's parent stay; upto: so do those of attempts after this one (nil: none is). Their names are
+-- '<step>:<fence>', with ':<segment>' behind it in later segments of `main`.
+local function supersede_checkpoints(ckpt_key, start, attempts_key, spares, upto)
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', ckpt_key, text(start), '+inf')) do
-    if not own or redis.call('HEXISTS', own, 'fence.' .. string.match(name, ':(%d+)$')) == 1 then
-      redis.call('ZREM', ckpt_key, name)
+    local stays = false
+    if spares or upto then
+      local attempt = redis.call('HGET', attempts_key, 'fence.' .. string.match(name, '^%d+:(%d+)'))
+      if attempt then
+        stays = upto and tonumber(attempt) > tonumber(upto)
+      else
+        stays = spares
+      end
     end
+    if not stays then redis.call('ZREM', ckpt_key, name) end
   end
 end
 
