@@ -292,7 +292,7 @@ def test_what_came_after_hides_what_comes_late(story: Story) -> None:
     assert [(a.points, a.last_step) for a in run.attempts] == [(4, 3), (2, 4)]
     found = [(c.step, c.fence, c.attempt, c.superseded) for c in run.checkpoints]
     assert found == [(2, story.fences[0], 1, False), (3, story.fences[0], 1, True)]
-    assert [one.attempts for one in story.live.read(story.project)] == [[1, 1, 1, 2, 2]]
+    assert [list(one.attempts) for one in story.live.read(story.project)] == [[1, 1, 1, 2, 2]]
 
 
 def test_an_attempt_that_begins_to_count_late_hides_what_was_before_it(story: Story) -> None:

@@ -189,7 +189,7 @@ def one(key: str = "loss", values: tuple[float, ...] = (1.0, 2.0), rows: tuple[i
         (pb.Entry(seq=1, commit=pb.Commit(step=1, uri="a\nb")), "entry.commit.uri"),
         (pb.Entry(seq=1, commit=pb.Commit(step=1, uri="u", metadata={"a": "{"})), "entry.commit.metadata['a']"),
         (pb.Entry(seq=1, rewind=pb.Rewind(step=-1)), "entry.rewind.step"),
-        (pb.Entry(seq=1, lost=pb.Lost(entries=1)), "entry.lost"),
+        (pb.Entry(seq=1, lost=pb.Lost(entries=2)), "entry.lost.entries"),
         (pb.Entry(seq=1, end=pb.End()), "entry.end"),
     ],
 )  # fmt: skip

@@ -51,8 +51,13 @@ def open_writer(message: pb.OpenWriter, tickets: Tickets) -> Writer:
     )
 
 
-def entry_of(message: pb.Entry, writer: Writer, fence: int) -> Entry:
-    """Check one entry of a writer and pack its payload; ``fence`` is that of its attempt.
+def entry_of(message: pb.Entry, fence: int, *, may_end: bool = False) -> Entry:
+    """Check one entry and pack its payload.
+
+    Args:
+        message: the entry.
+        fence: that of its attempt.
+        may_end: whether it may say how the attempt ended: it is over, and the writer is its main one.
 
     Raises:
         InvalidField: naming the field at fault.
@@ -70,7 +75,7 @@ def entry_of(message: pb.Entry, writer: Writer, fence: int) -> Entry:
         case "lost":
             return _lost(message)
         case "end":
-            return _end(message, writer)
+            return _end(message, may_end)
     raise InvalidField("entry.payload", "points, commit, rewind, lost or end")
 
 
@@ -145,9 +150,9 @@ def _lost(message: pb.Entry) -> Entry:
     return Entry(message.seq, message.segment, EntryKind.LOST, b"", lost.points, lost.entries)
 
 
-def _end(message: pb.Entry, writer: Writer) -> Entry:
+def _end(message: pb.Entry, may_end: bool) -> Entry:
     outcome = STATES_BY_NUMBER.get(message.end.outcome)
-    if not writer.attempt or writer.name != MAIN_WRITER:
+    if not may_end:
         raise InvalidField("entry.end", "only of an ended attempt (open.attempt), by its writer main: else release")
     if outcome not in OUTCOMES:
         raise InvalidField("entry.end.outcome", "FINISHED, FAILED, CRASHED, PREEMPTED or KILLED")

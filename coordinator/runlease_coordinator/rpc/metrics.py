@@ -87,7 +87,7 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
     async def _append(self, writer: Writer, fence: int, message: pb.Entry) -> pb.AppendResponse:
         fault: InvalidField | None = None
         try:
-            entry = entries.entry_of(message, writer, fence)
+            entry = entries.entry_of(message, fence, may_end=bool(writer.attempt) and writer.name == MAIN_WRITER)
         except InvalidField as error:
             fault, entry = error, entries.void_entry(message)
         outcome = await self._metrics.append(writer, entry)

@@ -9,7 +9,7 @@ key                                    type          content
 ``rl:{pp}:ckpt:<project>/<run>``       sorted set    ``<step>:<fence>`` of the visible checkpoints, by step
 ``rl:{pp}:ckptdoc:<project>/<run>``    hash          ``<step>:<fence>`` -> attempt, time, writer, JSON; all ever
 ``rl:{pp}:log:<project>/<run>``        stream        entries of all writers, ``<fence>-<n>``
-``rl:{pp}:seq:<project>/<run>``        hash          writer -> fence, session, seq, segment, wrote
+``rl:{pp}:seq:<project>/<run>``        hash          writer -> fence, session, seq, segment, wrote; ``@<attempt>``: was
 ``rl:{pp}:parts:<project>/<run>``      hash          archive's manifest: parts, pending cut, generation
 ``rl:{pp}:wait:<project>/<run>``       sorted set    nonce of a waiter by place
 ``rl:{pp}:waitx:<project>/<run>``      hash          nonce -> until (us), call
