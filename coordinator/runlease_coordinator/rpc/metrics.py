@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
+from runlease.ids import MAIN_WRITER
 from runlease.v1 import metrics_pb2 as pb
 from runlease.v1 import metrics_pb2_grpc
 
