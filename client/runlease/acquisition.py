@@ -57,7 +57,7 @@ class Acquirer:
         self._this = this
         self._call = Caller(address, metadata)
         self._stub = leases_pb2_grpc.LeaseServiceStub(channel)
-        self._message = _message(request, this, auto_keys)
+        self._message = acquire_request(request, this, auto_keys)
         self._started = time.monotonic()
         self._held_until: float | None = None if request.wait_s is None else self._started + request.wait_s
         self._away_until: float | None = None
@@ -196,7 +196,8 @@ class Acquirer:
         print(f"runlease: waiting for {path}, {what}{place}", file=sys.stderr, flush=True)
 
 
-def _message(request: Request, this: Holder, auto_keys: Sequence[str]) -> leases_pb2.AcquireRequest:
+def acquire_request(request: Request, this: Holder, auto_keys: Sequence[str]) -> leases_pb2.AcquireRequest:
+    """Return the message that asks for what `init` was asked for, under a nonce of its own."""
     rewind, fork = request.resume_from, request.fork_from
     return leases_pb2.AcquireRequest(
         run=run_ref(request.project, request.id),

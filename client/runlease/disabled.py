@@ -66,9 +66,10 @@ class DisabledLog:
 class MutedLog(DisabledLog):
     """The log of a member without a writer of its own: says once that nothing is kept."""
 
-    def __init__(self, lease: Lease) -> None:
-        """Take the holder's lease."""
+    def __init__(self, lease: Lease, why: str = "") -> None:
+        """Take the holder's lease, and why nothing is kept, if not for want of a writer's name."""
         self._path = f"{lease.project}/{lease.run_id}"
+        self._why = why or 'give writer="rank3" or the like for a log of its own'
         self._said = False
 
     def log(self, step: int, time_s: float, keys: tuple[str, ...], values: tuple[float, ...]) -> None:
@@ -84,9 +85,9 @@ class MutedLog(DisabledLog):
         if not self._said:
             self._said = True
             log.warning(
-                "runlease: another process of the group writes %s: this one's log() and commits go nowhere; "
-                'give writer="rank3" or the like for a log of its own',
+                "runlease: another process of the group writes %s: this one's log() and commits go nowhere; %s",
                 self._path,
+                self._why,
             )
 
 

@@ -127,6 +127,10 @@ def resolve(
     fork = None if fork_from is None else HistoryPoint.parse("fork_from", fork_from)
     if resume_step is not None and (rewind or fork):
         raise InvalidArgument(f"resume_step goes without {named[0]}, which names the step", field="resume_step")
+    mode = _one_of("mode", MODES, mode if mode is not None else environment.mode or "online")
+    spool = _one_of("spool", SPOOLS, spool if spool is not None else environment.spool or "overflow")
+    if "offline" in mode and spool == "never":
+        raise InvalidArgument(f'mode="{mode}" writes the spool: it goes without spool="never"', field="spool")
     group = _group(group, environment, job)
     run_id = id if id is not None else environment.run_id or None
     if rewind is not None:
@@ -140,7 +144,7 @@ def resolve(
         project=check_project(project if project is not None else environment.project or DEFAULT_PROJECT),
         id=_checked_id(run_id, resume_mode, bool(group), resume_given=resume is not None or bool(environment.resume)),
         resume=resume_mode,
-        mode=_one_of("mode", MODES, mode if mode is not None else environment.mode or "online"),
+        mode=mode,
         by_id=by_id,
         auto=resume_mode == "auto" and run_id is None,
         shares_id=bool(group) and run_id is None and resume_mode != "auto",
@@ -162,7 +166,7 @@ def resolve(
         member=_member(holder, group, job),
         holds=bool(group) and (holder is True or (holder is None and job.rank == 0)),
         writer=None if writer is None else check_writer(writer),
-        spool=_one_of("spool", SPOOLS, spool if spool is not None else environment.spool or "overflow"),
+        spool=spool,
         directory=Path(environment.directory or DEFAULT_DIRECTORY).absolute(),
     )
 

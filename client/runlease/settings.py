@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from runlease.exceptions import InvalidArgument
 
 DEFAULT_COORDINATOR = "localhost:7373"
-MODES = ("online", "disabled")
+MODES = ("online", "offline", "online-or-offline", "disabled")
 SPOOLS = ("overflow", "always", "never")
 #: Where the SDK keeps what must outlive the process, below the working directory.
 DEFAULT_DIRECTORY = ".runlease"
@@ -35,7 +35,7 @@ class Environment:
     """`RUNLEASE_RESUME`, else `WANDB_RESUME`."""
 
     mode: str = ""
-    """`RUNLEASE_MODE`: online or disabled."""
+    """`RUNLEASE_MODE`: online, offline, online-or-offline or disabled."""
 
     auto_key: str = ""
     """`RUNLEASE_AUTO_KEY`: what an automatic resume finds the run by."""

@@ -17,7 +17,7 @@ from runlease import exits
 from runlease.acquisition import Acquirer
 from runlease.channel import coordinator_address, credentials, open_channel
 from runlease.disabled import DisabledLog, MutedLog, disabled_lease
-from runlease.exceptions import LeaseLost, RunleaseError, StaleFence
+from runlease.exceptions import CoordinatorUnavailable, LeaseLost, RunleaseError, StaleFence
 from runlease.grants import Grant
 from runlease.holder import Holder, this_process
 from runlease.ids import MAIN_WRITER, canonical_id
@@ -26,11 +26,12 @@ from runlease.lease import Lease, Renewer
 from runlease.leasestate import LeaseMachine, Loss
 from runlease.member import Follower
 from runlease.names import generate_name
+from runlease.offline import entry_line, offline_run, warn_of_fallback
 from runlease.request import Request, resolve
 from runlease.resumefile import ResumeFile, generate_key
 from runlease.runs import Log, Run
 from runlease.session import NoSession, OnlineSession
-from runlease.settings import read_environment
+from runlease.settings import Environment, read_environment
 from runlease.spool.opening import hint, new_header, open_spool
 from runlease.writer import LogWriter, WriterSettings
 
@@ -89,7 +90,9 @@ def init(
         ttl: seconds after which the lease expires if this process dies; 5 up to the coordinator's maximum, default 30.
         on_lost: ``raise`` (LeaseLost from the next call), ``terminate`` (SIGTERM to this process, SIGKILL after 30 s)
             or a callable that gets the LeaseLost.
-        mode: ``online`` or ``disabled`` (same API, no server, nothing written); default `RUNLEASE_MODE`.
+        mode: ``online``; ``offline`` (no server: all goes to the spool, and `runlease sync` makes an attempt of it
+            later); ``online-or-offline`` (offline, with a warning, where the coordinator cannot be reached within
+            ``connect_timeout``); or ``disabled`` (same API, no server, nothing written). Default `RUNLEASE_MODE`.
         strict: raise for values that are no numbers, instead of leaving them out.
         auto_key: what an automatic resume finds the run by, before anything else; default `RUNLEASE_AUTO_KEY`.
         group: what the processes of one job start share: one of them holds the lease, the others are members. Default
@@ -143,8 +146,16 @@ def init(
             if not _in_notebook():
                 return run  # the same run again in one process is the same handle
             run.finish()  # a cell that is run again starts again
-    address, metadata = coordinator_address(coordinator), credentials(token)
-    run = _online_run(request, keys, resume_file, address, metadata)
+    try:
+        if request.mode == "offline":
+            return _offline_run(request, keys, resume_file, config or {}, environment)
+        address, metadata = coordinator_address(coordinator), credentials(token)
+        run = _online_run(request, keys, resume_file, address, metadata)
+    except CoordinatorUnavailable as error:
+        if request.mode != "online-or-offline":
+            raise
+        warn_of_fallback(request, error)
+        return _offline_run(request, keys, resume_file, config or {}, environment)
     os.environ["RUNLEASE_FENCE"] = str(run.fence)
     if not environment.silent and not run.member:  # once a group
         left = hint(request.directory, run.project, run.id)
@@ -210,6 +221,30 @@ def _disabled_run(request: Request, config: Mapping[str, Any]) -> Run:
     )
 
 
+def _offline_run(
+    request: Request,
+    keys: Sequence[str],
+    resume_file: ResumeFile | None,
+    config: Mapping[str, Any],
+    environment: Environment,
+) -> Run:
+    run = offline_run(request, _this(request), keys, dict(config), _leave)
+    if resume_file is not None and not run.member:
+        _remember(resume_file, request, keys, run.id)
+    if not environment.silent and not run.member:
+        print(entry_line(run, request), file=sys.stderr, flush=True)
+    return _enter(run)
+
+
+def _this(request: Request) -> Holder:
+    return replace(this_process(), job_id=request.job_id, group=request.group)
+
+
+def _remember(resume_file: ResumeFile, request: Request, keys: Sequence[str], run_id: str) -> None:
+    file_key = next(key for key in keys if key.startswith("file:"))
+    resume_file.remember(request.project, *_script(), file_key, run_id)
+
+
 def _is_same(run: Run, request: Request, keys: Sequence[str]) -> bool:
     if request.auto:
         return not set(keys).isdisjoint(run.auto_keys)
@@ -223,7 +258,7 @@ def _online_run(
     address: str,
     metadata: Sequence[tuple[str, str]],
 ) -> Run:
-    this = replace(this_process(), job_id=request.job_id, group=request.group)
+    this = _this(request)
     channel = open_channel(address)
     try:
         acquired = Acquirer(request, this, keys, channel, address, metadata).acquire()
@@ -243,8 +278,7 @@ def _online_run(
             lease.check()
     keeper.start()
     if resume_file is not None and not grant.rank_ticket:
-        file_key = next(key for key in keys if key.startswith("file:"))
-        resume_file.remember(request.project, *_script(), file_key, grant.run.id)
+        _remember(resume_file, request, keys, grant.run.id)
     return Run(
         project=grant.run.project,
         id=grant.run.id,

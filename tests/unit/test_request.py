@@ -230,7 +230,9 @@ REFUSED = [
     ("ttl", {"ttl": math.inf}),
     ("ttl", {"ttl": math.nan}),
     ("ttl", {"ttl": 90_000}),
-    ("mode", {"mode": "offline"}),
+    ("mode", {"mode": "airplane"}),
+    ("spool", {"spool": "sometimes"}),
+    ("spool", {"mode": "offline", "spool": "never"}),
     ("mode", {"mode": ""}),
     ("on_lost", {"on_lost": "panic"}),
     ("on_lost", {"on_lost": None}),
@@ -266,7 +268,8 @@ def test_what_is_wrong_in_the_environment_is_refused_too() -> None:
     for environ, field in (
         ({"RUNLEASE_PROJECT": "a b"}, "run.project"),
         ({"WANDB_RUN_ID": "x" * 65}, "run.id"),
-        ({"RUNLEASE_MODE": "offline"}, "mode"),
+        ({"RUNLEASE_MODE": "airplane"}, "mode"),
+        ({"RUNLEASE_SPOOL": "sometimes"}, "spool"),
     ):
         with pytest.raises(InvalidArgument) as caught:
             asked(environ)

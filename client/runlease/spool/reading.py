@@ -18,7 +18,7 @@ from runlease.batches import pieces, take_batch
 from runlease.columns import Row, pack
 from runlease.records import OUTCOMES
 from runlease.spool.files import ENTRIES, FOLDER, JOURNAL, SESSION, remove_session, try_lock
-from runlease.spool.records import VERSION, Scan, frame, unframe
+from runlease.spool.records import KINDS, VERSION, Scan, frame, top_step, unframe
 from runlease.v1 import metrics_pb2, runs_pb2, spool_pb2
 
 #: How deep below the folder of spools a session may lie: project, run, session.
@@ -217,6 +217,14 @@ class Session:
         for at, entry, _ in self._remainder:
             if at > after:
                 yield at, entry
+
+    def outline(self) -> Iterator[tuple[int, int, int]]:
+        """Yield place, kind (`SpooledEntry.Kind`) and highest step of each entry, by place, without reading it."""
+        index = self._index
+        for row in index.in_order():
+            yield index.places[row], index.kinds[row], index.steps[row]
+        for place, entry, _ in self._remainder:
+            yield place, KINDS[str(entry.WhichOneof("payload"))], top_step(entry)
 
     @cached_property
     def gaps(self) -> list[Gap]:

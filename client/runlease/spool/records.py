@@ -15,7 +15,8 @@ VERSION = 1
 #: Length and CRC-32 of the record behind it.
 HEAD = struct.Struct("<II")
 
-_KINDS = {
+#: Payloads of entries.
+KINDS = {
     "points": spool_pb2.SpooledEntry.KIND_POINTS,
     "commit": spool_pb2.SpooledEntry.KIND_COMMIT,
     "rewind": spool_pb2.SpooledEntry.KIND_REWIND,
@@ -44,7 +45,7 @@ def frame_entry(entry: metrics_pb2.Entry, place: int, points: int, items_through
     record = spool_pb2.SpoolRecord()
     record.entry.place = place
     record.entry.entry = kept.SerializeToString()
-    record.entry.kind = _KINDS[kind]
+    record.entry.kind = KINDS[kind]
     record.entry.points = points
     record.entry.step = top_step(entry)
     record.entry.items_through = items_through
