@@ -28,9 +28,9 @@ _READY_S = 30.0
 
 
 @contextmanager
-def coordinator() -> Iterator[CoordinatorProcess]:
+def coordinator(*flags: str) -> Iterator[CoordinatorProcess]:
     """A coordinator as users run it: embedded store, every write on disk before it is acknowledged."""
-    with _coordinator() as process:
+    with _coordinator(*flags) as process:
         yield process
 
 

@@ -1,7 +1,7 @@
 """Reads of histories of 1 and 10 million points, raw and downsampled, by the SDK over loopback.
 
-A run's log is 5 series in batches of 10 000 points (2000 rows each), all of it in the store. What is timed is
-`Client.history`, from the call to the columns in the client's hands.
+A run's log is 5 series in batches of 10 000 points (2000 rows each); all of it is in the store (hot), or in Parquet
+on a local disk (archived). What is timed is `Client.history`, from the call to the columns in the client's hands.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 
+import redis
 import runlease
 from runlease.channel import open_channel
 from runlease.v1 import metrics_pb2 as pb
 from runlease.v1 import metrics_pb2_grpc, runs_pb2
+from runlease_coordinator.store.keys import run_keys
 
 from tests.bench import processes
 from tests.bench.rounds import Figure, Wanted, interleave
+from tests.support.coordinator import CoordinatorProcess
+from tests.support.wait import until
 
 ROWS, SERIES = 2000, 5
 BATCH = ROWS * SERIES
@@ -27,26 +31,42 @@ _PROJECT = "reads"
 _FILL_S = 300.0
 
 
-async def figures(rounds: int, millions: tuple[int, ...] = (1, 10)) -> AsyncIterator[Figure]:
-    """Measure on a coordinator of its own, since the store keeps all of it in memory."""
-    with processes.coordinator() as process, runlease.Client(process.address) as client:
-        for million in millions:
+async def figures(rounds: int, millions: Sequence[int] = (1, 10)) -> AsyncIterator[Figure]:
+    """Measure on coordinators of its own: one archives nothing, the other one all."""
+    with (
+        processes.coordinator("--archive-bytes", str(1 << 40)) as hot,
+        processes.coordinator("--archive-bytes", "1", "--archive-after", "0") as cold,
+        runlease.Client(hot.address) as hot_client,
+        runlease.Client(cold.address) as cold_client,
+    ):
+        clients = {"hot": hot_client, "archived": cold_client}
+        for million, process in itertools.product(millions, (hot, cold)):
             fill(process.address, f"m{million}", million * 1_000_000 // BATCH)
-        reads: dict[str, Callable[[], Awaitable[float]]] = {}
         for million in millions:
-            for name, max_points in ((f"{million} million", None), (f"{million} million to 2000", DOWNSAMPLED)):
-                reads[name] = partial(_seconds, client, f"m{million}", max_points)
-        found = await interleave(reads, rounds)
-    for million in millions:
-        wanted = [Wanted(1, at_least=False)] if million == 10 else []
-        raw, thinned = found[f"{million} million"], found[f"{million} million to 2000"]
-        yield Figure(f"read of {million} million points, raw", "s", {"runlease": raw}, digits=2)
-        yield Figure(f"read of {million} million points, 2000 a series", "s", {"runlease": thinned}, wanted, digits=2)
+            _wait_for_archive(cold, f"m{million}")
+        reads = {
+            (million, max_points, where): partial(_seconds, client, f"m{million}", max_points)
+            for million, max_points, (where, client) in itertools.product(millions, (0, DOWNSAMPLED), clients.items())
+        }
+        found = await interleave({_name(*read): call for read, call in reads.items()}, rounds)
+        for read in reads:
+            wanted = [Wanted(1, at_least=False)] if read[1] else []
+            yield Figure(_name(*read), "s", {"runlease": found[_name(*read)]}, wanted, digits=2)
 
 
-async def _seconds(client: runlease.Client, run: str, max_points: int | None) -> float:
+def _name(million: int, max_points: int, where: str) -> str:
+    return f"read of {million} million points, {where}, {f'{max_points} a series' if max_points else 'raw'}"
+
+
+def _wait_for_archive(process: CoordinatorProcess, run: str) -> None:
+    """Return once nothing of a run is in the store any more."""
+    with redis.Redis.from_url(processes.embedded_url(process)) as store:
+        until(lambda: store.xlen(run_keys(_PROJECT, run).log) == 0)
+
+
+async def _seconds(client: runlease.Client, run: str, max_points: int) -> float:
     began = time.perf_counter()
-    found = client.history(_PROJECT, run, max_points=max_points)
+    found = client.history(_PROJECT, run, max_points=max_points or None)
     took = time.perf_counter() - began
     assert len(found.series) == SERIES
     if max_points:

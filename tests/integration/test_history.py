@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 import math
 import threading
 import time
@@ -13,14 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import redis
 import runlease
 from runlease.channel import open_channel
 from runlease.exceptions import InvalidArgument
 from runlease.history import History, Point
 from runlease.v1 import metrics_pb2 as pb
 from runlease.v1 import metrics_pb2_grpc, runs_pb2
+from runlease_coordinator.store.keys import run_keys
 
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.wait import until
 
 KEYS = ("eval/acc", "loss", "train/acc", "train/loss")
 RESUMED_AT, STEPS = 300, 500
@@ -54,15 +58,24 @@ def log(run: runlease.Run, steps: Sequence[int]) -> None:
         run.log({key: value_of(key, step, run.attempt) for key in KEYS}, step=step)
 
 
-@pytest.fixture(scope="module")
-def logged(coordinator: CoordinatorProcess) -> Iterator[Logged]:
-    project = f"history-{time.time_ns()}"
-    with init(coordinator, project) as run:
-        log(run, range(STEPS))
-    with init(coordinator, project, resume="must", resume_step=RESUMED_AT) as run:
-        log(run, range(RESUMED_AT, STEPS))
-    with runlease.Client(coordinator.address) as client:
-        yield Logged(coordinator, client, project)
+@pytest.fixture(scope="module", params=["hot", "archived"])
+def logged(request: pytest.FixtureRequest) -> Iterator[Logged]:
+    """Log the run on a coordinator that keeps all of it in the store, and on one that archives all of it at once."""
+    flags = ("--archive-bytes", "1", "--archive-after", "0") if request.param == "archived" else ()
+    process = CoordinatorProcess("--lock-delay", "1", *flags).start()
+    try:
+        with init(process, "p") as run:
+            log(run, range(STEPS))
+        with init(process, "p", resume="must", resume_step=RESUMED_AT) as run:
+            log(run, range(RESUMED_AT, STEPS))
+        if flags:
+            url = json.loads((process.data_dir / "store.json").read_text())["socket"]
+            with redis.Redis.from_url(f"unix://{url}") as store:
+                until(lambda: store.xlen(run_keys("p", "r").log) == 0)
+        with runlease.Client(process.address) as client:
+            yield Logged(process, client, "p")
+    finally:
+        process.close()
 
 
 def points(found: History) -> list[Point]:

@@ -151,6 +151,30 @@ def test_only_keys_that_pass() -> None:
     assert keys("*") == []
 
 
+KEY = st.text("abc", max_size=3)
+
+
+@settings(max_examples=400, deadline=None, print_blob=True)
+@given(st.lists(KEY, max_size=2), st.lists(st.text("abc*?", max_size=4), max_size=2), KEY, st.lists(KEY, min_size=1))
+def test_a_range_of_keys_is_skipped_only_if_none_of_them_passes(
+    keys: list[str], patterns: list[str], first: str, there: list[str]
+) -> None:
+    taken = KeyFilter(keys, patterns).starting_at(first)
+    passes = [key for key in there if taken.takes(key)]
+    assert [key for key in there if taken.passed(key.encode()) is not None] == passes
+    matching = [key for key in there if not (keys or patterns) or key in keys or any(like(key, p) for p in patterns)]
+    assert passes == [key for key in matching if key >= first]
+    assert not passes or taken.may_take(min(there), max(there))
+
+
+def like(key: str, pattern: str) -> bool:
+    if not pattern:
+        return not key
+    if pattern[0] == "*":
+        return like(key, pattern[1:]) or (bool(key) and like(key[1:], pattern))
+    return bool(key) and pattern[0] in ("?", key[0]) and like(key[1:], pattern[1:])
+
+
 def test_wall_times_are_whole_microseconds() -> None:
     given = np.array([1763802692.1234567, 0.0, -1.5, 1e300, -math.inf, math.inf, math.nan])
     far, found = 253_402_300_800_000_000, to_us(given)

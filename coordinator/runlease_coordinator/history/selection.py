@@ -42,7 +42,10 @@ class KeyFilter:
 
     def may_take(self, lowest: str, highest: str) -> bool:
         """Tell whether keys between two, in the order of their characters, may pass."""
-        return self.takes_all or self._pattern is not None or any(lowest <= key <= highest for key in self._keys)
+        if highest < self._first:
+            return False
+        named = bool(self._keys) and self._pattern is None
+        return not named or any(max(lowest, self._first) <= key <= highest for key in self._keys)
 
     def passed(self, raw: bytes) -> str | None:
         """Return a key in UTF-8 as text, None where it does not pass."""
