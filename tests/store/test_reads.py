@@ -1,0 +1,91 @@
+"""How histories are read: page by page in threads, and no further than somebody waits for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import ParamSpec, TypeVar
+
+import pytest
+from runlease_coordinator.domain.metrics import Series
+from runlease_coordinator.history.reads import HistoryReader, Query
+from runlease_coordinator.history.workers import Workers
+from runlease_coordinator.store import metrics
+
+from tests.support.stores import LiveStore, points_entry, writer_of
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+PAGE = 64
+MAIN = Query(frozenset(("main",)))
+
+
+class HeldWorkers(Workers):
+    """Lets no call go on before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+
+    async def run(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        def held() -> _T:
+            self.called.release()
+            assert self.go.acquire(timeout=60)
+            return call(*args, **kwargs)
+
+        return await super().run(held)
+
+
+def log(live: LiveStore, project: str, entries: int) -> None:
+    writer = writer_of(project, live.acquire(project).fence)
+    live.run(live.metrics.open_writer(writer))
+    for seq in range(1, entries + 1):
+        live.run(live.metrics.append(writer, points_entry(seq, [(seq, float(seq))])))
+
+
+def reads_of(live: LiveStore) -> int:
+    """Return how many pages of streams the store was asked for so far."""
+    return int(live.raw.info("commandstats").get("cmdstat_xrange", {"calls": 0})["calls"])
+
+
+async def read(live: LiveStore, reader: HistoryReader, project: str) -> list[Series]:
+    moment = await reader.moment(project, "r", "r")
+    return [one async for one in reader.series(moment, MAIN)]
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> HeldWorkers:
+    monkeypatch.setattr(metrics, "_LARGEST_PAGE", PAGE)  # small entries get larger pages
+    return HeldWorkers()
+
+
+def test_the_next_page_is_on_its_way_while_one_is_decoded(live: LiveStore, project: str, workers: HeldWorkers) -> None:
+    log(live, project, 2 * PAGE)
+    before = reads_of(live)
+    reading = live.spawn(read(live, HistoryReader(live.runs, live.metrics, workers=workers), project))
+    assert workers.called.acquire(timeout=60)
+    while reads_of(live) < before + 2:  # the first page waits for its thread, and the second is asked for
+        pass
+    for _ in range(3):
+        workers.go.release()
+    (series,) = reading.result(60)
+    assert series.steps.tolist() == list(range(1, 2 * PAGE + 1))
+
+
+def test_who_goes_away_ends_the_read(live: LiveStore, project: str, workers: HeldWorkers) -> None:
+    log(live, project, 9 * PAGE)
+    before = reads_of(live)
+    reading = live.spawn(read(live, HistoryReader(live.runs, live.metrics, workers=workers), project))
+    assert workers.called.acquire(timeout=60)
+    reading.cancel()
+    with pytest.raises(CancelledError):
+        reading.result(60)
+    for _ in range(20):
+        workers.go.release()
+    # When all calls since are answered, then no page but the next one was ever asked for.
+    live.run(live.runs.get_run(project, "r", "r"))
+    assert before < reads_of(live) <= before + 2
+    assert len(live.read(project)) == 1
+    assert reads_of(live) > before + 9
