@@ -112,8 +112,16 @@ class _Appended:
 class SpoolFiles:
     """One session's spool: entries that can be read again and released, a journal, and what is said of both."""
 
-    def __init__(self, directory: Path, header: spool_pb2.SpoolHeader) -> None:
-        """Take RUNLEASE_DIR and who writes; nothing is made yet."""
+    def __init__(self, directory: Path, header: spool_pb2.SpoolHeader, *, keeps_last: bool = False) -> None:
+        """Take RUNLEASE_DIR and who writes; nothing is made yet.
+
+        Args:
+            directory: RUNLEASE_DIR.
+            header: who writes, and under which grant.
+            keeps_last: leave the last entry on disk even if it is released. With a journal it must stay: it tells
+                which items are in entries, and what place the next entry has.
+        """
+        self._keeps_last = keeps_last
         header.version = VERSION
         header.canonical_id = canonical_id(header.run.id)
         self.header = header
@@ -188,10 +196,16 @@ class SpoolFiles:
     def append(self, data: bytes) -> Where:
         """Write an entry (`records.frame_entry`); returns where it stands."""
         self.make()
+        number = self._entries.number
+        spent = self._live.get(number) == 0  # kept as the last one; a new file can take its place
+        if spent:
+            self._entries.close()
         where = self._entries.append(data)
         self._live[where.number] = self._live.get(where.number, 0) + 1
         self._sizes[where.number] = self._sizes.get(where.number, 0) + where.length
         self.bytes += where.length
+        if spent:
+            self._forget(number)
         return where
 
     def read(self, where: Where) -> metrics_pb2.Entry:
@@ -210,14 +224,18 @@ class SpoolFiles:
     def release(self, where: Where) -> None:
         """Say that an entry is needed no more; the last one of a file takes the file with it."""
         left = self._live[where.number] = self._live[where.number] - 1
-        if left:
+        is_current = where.number == self._entries.number
+        if left or (is_current and self._keeps_last):
             return
-        if where.number == self._entries.number:
+        if is_current:
             self._entries.close()
-        del self._live[where.number]
-        self.bytes -= self._sizes.pop(where.number)
+        self._forget(where.number)
+
+    def _forget(self, number: int) -> None:
+        del self._live[number]
+        self.bytes -= self._sizes.pop(number)
         with contextlib.suppress(OSError):  # it is read again at worst, and found to be delivered
-            self._entries.path(where.number).unlink()
+            self._entries.path(number).unlink()
 
     # The journal.
 

@@ -42,7 +42,7 @@ class Spool:
         """
         self.always = always
         self.max_bytes = max_bytes
-        self._files = SpoolFiles(directory, header)
+        self._files = SpoolFiles(directory, header, keeps_last=always)
         self._name = f"{header.run.project}/{header.run.id}"
         self._clock = clock
         self._base: int | None = None
