@@ -105,14 +105,19 @@ class Backlog:
 
         With a disk it makes room for a while, not for one entry: each time costs a look at all of them.
         """
-        self._unload(bound // 2)
-        while self.bytes > bound and self._drop_oldest():
-            if self._spool is not None:
-                self._unload(bound // 2)
-
-    def _unload(self, bound: int) -> None:
-        if self._spool is None:
+        if self.bytes <= bound or self._unload(bound // 2):
             return
+        while self.bytes > bound and self._drop_oldest():
+            if self._unload(bound // 2):
+                return
+
+    def _unload(self, bound: int) -> bool:
+        """Leave entries to the disk until memory is within a bound; returns whether it took what it was given.
+
+        What is in flight stays in memory, and is bounded by its window.
+        """
+        if self._spool is None:
+            return False
         excess, chosen = self.bytes - bound, []
         for cut in islice(reversed(self._cuts), self.unsent):
             if excess <= 0:
@@ -122,9 +127,10 @@ class Backlog:
                 excess -= cut.size
         for cut in reversed(chosen):  # in order, so that a file holds neighbours
             if not self._write(cut):
-                return
+                return False
             cut.request = None
             self.bytes -= cut.size
+        return True
 
     def _write(self, cut: Cut) -> bool:
         """Write an entry where it is not on disk yet; returns whether it is."""
