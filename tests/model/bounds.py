@@ -18,17 +18,25 @@ class Bounds:
     title: str
     nodes: int = 1
     ticks: int = 6
+    """How long it goes on."""
     nonces: tuple[int, int] = (1, 1)
+    """How many leases each client asks for, one after the other."""
     timing: Timing = _PLAIN
     budget: Budget = _NO_FAULTS
     restart_from: tuple[str, ...] = ("empty", "disk")
+    """What a server that starts again may find: nothing, or what it wrote to disk at some moment."""
     new_skews: tuple[int, ...] = (0,)
+    """By how much the clock of a server that starts or is promoted may be ahead of real time."""
     steps: tuple[int, ...] = ()
-    releases: bool = False
+    """By how much a clock may step."""
     renews: tuple[int, ...] = (0, 1)
+    """Which clients renew."""
+    releases: bool = False
     revokes: bool = False
+    calls: int = 0
+    """How often a client may ask with one nonce; 0: as often as it likes, and nothing is taken back."""
     old_primary_answers: bool = True
-    other_partitions: bool = False
+    """Whether clients still reach a primary after another one was elected."""
     judges_broken: bool = False
     """Whether a lease that was ended by force is judged after a loss, too (it is no promise)."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.model.cluster import Cluster, Step, Written
-from tests.model.scripts import Gate, acquire, force_break, release, renew, revoke
+from tests.model.scripts import Gate, abandon, acquire, force_break, release, renew, revoke
 from tests.model.state import Client, Past, Reply, State
 
 
@@ -38,120 +38,122 @@ class Clients(Cluster):
         for who, client in enumerate(state.clients):
             if client.reply is not None:
                 yield self._reply_arrives(state, who)
+                if self.bounds.calls and client.nonce:
+                    yield self._gives_up(state, who)
             if self.bounds.releases and client.fence and not client.releasing:
                 yield self._sends_release(state, who)
         for index in range(len(state.primaries)):
             if not self.answers(state, index):
                 continue
-            yield from self._probe(state, index)
+            gated, gate = self.pass_gate(state, index)
+            if gated != state:
+                left = max(0, gated.primaries[index].dataset.meta.quarantine_until - gate.now)
+                name = state.primaries[index].name
+                yield Step(f"{name}: the sweeper looks; left of the quarantine: {left}", gated)
             yield from self._acquires(state, index)
-            yield from self._renewals(state, index)
-            yield from self._releases(state, index)
-            yield from self._breaks(state, index)
-        if self.bounds.other_partitions:
-            yield from self._other_partition(state)
-
-    def _probe(self, state: State, index: int) -> Iterator[Step]:
-        after, gate = self.pass_gate(state, index)
-        if after != state:
-            left = max(0, after.primaries[index].dataset.meta.quarantine_until - gate.now)
-            yield Step(f"{state.primaries[index].name}: the sweeper looks; left of the quarantine: {left}", after)
-
-    def _other_partition(self, state: State) -> Iterator[Step]:
-        """Yield a reply of another partition of the same node, by which the coordinator sets its expectation."""
-        if self.rules.guard_in_every_script:
-            return
-        after = self._sighted(state, state.elected.skew)
-        if after != state:
-            yield Step(f"{state.elected.name}: another partition's reply shows the clock", after)
+            yield from self._renewals(gated, index, gate)
+            yield from self._releases(gated, index, gate)
+            yield from self._breaks(gated, index, gate)
 
     # Acquire.
 
     def _acquires(self, state: State, index: int) -> Iterator[Step]:
+        gated, gate = self.pass_gate(state, index, grants=True)
         for who, client in enumerate(state.clients):
             asking = self._asking(state, who, client)
             if asking is not None:
-                yield from self._acquire(state, index, who, asking)
+                yield from self._acquire(gated, index, gate, who, asking)
 
     def _asking(self, state: State, who: int, client: Client) -> Client | None:
         """Return the client as it waits with a nonce; None: it does not ask."""
         if client.nonce:
-            return client
+            if not self.bounds.calls:
+                return client
+            if client.reply is not None or client.calls == self.bounds.calls:
+                return None
+            return client._replace(calls=client.calls + 1)
         if state.held(client) or client.nonces == self.bounds.nonces[who] or (who and not state.clients[0].nonces):
             return None
         past = client.past
         if client.fence and not client.releasing:  # suspended: another process starts in its place
             past = (*past, Past(client.fence, client.claims, released=False))
-        nonces = client.nonces + 1
-        return Client(nonce=2 * nonces + who, nonces=nonces, past=past)
+        nonces, calls = client.nonces + 1, min(1, self.bounds.calls)
+        return Client(nonce=2 * nonces + who, nonces=nonces, calls=calls, past=past, abandoned=client.abandoned)
 
-    def _acquire(self, state: State, index: int, who: int, client: Client) -> Iterator[Step]:
-        gated, gate = self.pass_gate(state, index, grants=True)
-        name = gated.primaries[index].name
-        granted = acquire(self.rules, self.timing, gated.primaries[index].dataset, gate, client.nonce)
+    def _acquire(self, state: State, index: int, gate: Gate, who: int, client: Client) -> Iterator[Step]:
+        """Yield what comes of an acquire that passed the gate."""
+        name, dataset = state.primaries[index].name, state.primaries[index].dataset
+        granted = acquire(self.rules, self.timing, dataset, gate, client.nonce, client.calls)
         if granted is None:
             return
-        double = not granted.repeated and client.nonce in gated.primaries[index].dataset.spent
-        asked = self._with_client(gated, who, client)
+        double = not granted.repeated and client.nonce in dataset.spent
+        asked = self._with_client(state, who, client)
         what = "the same grant again" if granted.repeated else "a grant"
-        reply = Reply("grant", granted.fence, state.now, granted.remaining, as_holder=False)
-        for written in self.write(asked, index, granted.dataset):
-            label = f"{name}: {what} to client {who + 1} (nonce {client.nonce}), fence {granted.fence}"
+        reply = Reply("grant", granted.fence, state.now, granted.remaining, call=client.calls)
+        label = f"{name}: {what} to client {who + 1} (nonce {client.nonce}), fence {granted.fence}"
+        writes = self.write(asked, index, granted.dataset)
+        if granted.repeated and not self.rules.retry_is_a_write:
+            writes = iter([Written(asked, acked=True, by=0)])
+        for written in writes:
             if not written.acked:
                 yield Step(f"{label}; WAIT fails{_had_by(written)}", written.state, "I4" if double else "")
                 continue
             violated = "I4" if double else self._grant_violates(written.state, index, granted.fence, granted.repeated)
             after = written.state._replace(granted=tuple(sorted({*state.granted, granted.fence})))
-            label += f", {granted.remaining} left, acknowledged{_had_by(written)}"
-            yield Step(label, self._with_client(after, who, after.clients[who]._replace(reply=reply)), violated)
+            told = f"{label}, {granted.remaining} left, acknowledged{_had_by(written)}"
+            yield Step(told, self._with_client(after, who, after.clients[who]._replace(reply=reply)), violated)
 
     def _grant_violates(self, state: State, index: int, fence: int, repeated: bool) -> str:
-        if repeated:
+        if repeated and fence in state.granted:
             return ""
-        if state.now - state.primaries[index].since < self.timing.max_ttl:
+        if not repeated and state.now - state.primaries[index].since < self.timing.max_ttl:
             return "I11"
         if state.granted and fence <= state.granted[-1]:
             return "I2"
         return ""
 
+    def _gives_up(self, state: State, who: int) -> Step:
+        client = state.clients[who]
+        client = client._replace(reply=None, abandoned=(*client.abandoned, (client.nonce, client.calls)))
+        label = f"client {who + 1} gives up call {client.calls}; what it was granted will be taken back"
+        return Step(label, self._with_client(state, who, client))
+
     # Renew.
 
-    def _renewals(self, state: State, index: int) -> Iterator[Step]:
+    def _renewals(self, state: State, index: int, gate: Gate) -> Iterator[Step]:
         for who in self.bounds.renews:
             client = state.clients[who]
             if client.fence and not client.releasing:
                 if state.held(client):
-                    yield from self._renewal(state, index, who, state.now, client.claims, as_holder=True)
+                    yield from self._renewal(state, index, gate, who, state.now, client.claims, as_holder=True)
                 else:
                     if client.claims:  # it was HELD once: a request that it sent then may still come
                         sent = client.deadline - 1
-                        yield from self._renewal(state, index, who, sent, client.claims, as_holder=True)
-                    yield from self._renewal(state, index, who, state.now, 0, as_holder=False)
+                        yield from self._renewal(state, index, gate, who, sent, client.claims, as_holder=True)
+                    yield from self._renewal(state, index, gate, who, state.now, 0, as_holder=False)
             for past in client.past:
                 if past.claims:
-                    yield from self._late_renewal(state, index, who, past)
+                    yield from self._late_renewal(state, index, gate, who, past)
 
     def _claim_counts(self, gate: Gate, claims: int) -> bool:
         return bool(claims >> gate.incarnation & 1) or not self.rules.claim_names_incarnation
 
     def _renewal(
-        self, state: State, index: int, who: int, sent: int, claims: int, *, as_holder: bool
+        self, state: State, index: int, gate: Gate, who: int, sent: int, claims: int, *, as_holder: bool
     ) -> Iterator[Step]:
-        gated, gate = self.pass_gate(state, index)
         fence = state.clients[who].fence
-        claims |= gated.clients[who].claims if state.held(state.clients[who]) else 0
         counts = as_holder and self._claim_counts(gate, claims)
-        before = gated.primaries[index].dataset
+        before = state.primaries[index].dataset
         renewed = renew(self.rules, self.timing, before, gate, fence, as_holder=counts)
         if renewed is None:
             return
         how = "renews" if as_holder and sent == state.now else "renews as suspended"
         if as_holder and sent < state.now:
             how = f"renews by a request it sent at {sent}, while HELD,"
-        violated = self._token_violates(gated, index, fence)
+        violated = self._token_violates(state, index, fence)
         reply = Reply("renewal", fence, sent, self.timing.ttl, as_holder)
-        for written in self.write(gated, index, renewed):
-            label = f"{gated.primaries[index].name}: client {who + 1} {how} fence {fence}"
+        label = f"{state.primaries[index].name}: client {who + 1} {how} fence {fence}"
+        for written in self.write(state, index, renewed):
             if not written.acked:
                 yield Step(f"{label}; WAIT fails{_had_by(written)}", written.state, violated)
                 continue
@@ -159,16 +161,15 @@ class Clients(Cluster):
             after = self._with_client(written.state, who, replied)
             yield Step(f"{label}, acknowledged{_had_by(written)}", after, violated)
 
-    def _late_renewal(self, state: State, index: int, who: int, past: Past) -> Iterator[Step]:
-        gated, gate = self.pass_gate(state, index)
+    def _late_renewal(self, state: State, index: int, gate: Gate, who: int, past: Past) -> Iterator[Step]:
         counts = self._claim_counts(gate, past.claims)
-        before = gated.primaries[index].dataset
+        before = state.primaries[index].dataset
         renewed = renew(self.rules, self.timing, before, gate, past.fence, as_holder=counts)
         if renewed is None:
             return
-        violated = self._token_violates(gated, index, past.fence)
-        label = f"{gated.primaries[index].name}: a late renewal of client {who + 1} for fence {past.fence} arrives"
-        for written in self.write(gated, index, renewed):
+        violated = self._token_violates(state, index, past.fence)
+        label = f"{state.primaries[index].name}: a late renewal of client {who + 1} for fence {past.fence} arrives"
+        for written in self.write(state, index, renewed):
             yield Step(label, written.state, violated)
 
     def _token_violates(self, state: State, index: int, fence: int) -> str:
@@ -187,47 +188,54 @@ class Clients(Cluster):
         client = state.clients[who]
         past = (*client.past, Past(client.fence, client.claims, released=True))
         if self.rules.release_ends_belief:
-            client = Client(nonces=client.nonces, past=past)
+            client = Client(nonces=client.nonces, past=past, abandoned=client.abandoned)
         else:
             client = client._replace(past=past, releasing=True)
         fence = state.clients[who].fence
         return Step(f"client {who + 1} sends a release of fence {fence}", self._with_client(state, who, client))
 
-    def _releases(self, state: State, index: int) -> Iterator[Step]:
+    def _releases(self, state: State, index: int, gate: Gate) -> Iterator[Step]:
         for who, client in enumerate(state.clients):
             for past in client.past:
                 if past.released:
-                    yield from self._release(state, index, who, past.fence)
+                    yield from self._release(state, index, gate, who, past.fence)
+            for nonce, call in client.abandoned:
+                yield from self._abandon(state, index, gate, nonce, call)
 
-    def _release(self, state: State, index: int, who: int, fence: int) -> Iterator[Step]:
-        gated, gate = self.pass_gate(state, index)
-        before = gated.primaries[index].dataset
+    def _release(self, state: State, index: int, gate: Gate, who: int, fence: int) -> Iterator[Step]:
+        before = state.primaries[index].dataset
         released = release(self.rules, before, gate, fence)
         if released is None:
             return
-        violated = self._token_violates(gated, index, fence)
+        violated = self._token_violates(state, index, fence)
         if fence != before.record.fence:
             violated = "I5"
-        label = f"{gated.primaries[index].name}: the release of fence {fence} by client {who + 1} arrives"
-        for written in self.write(gated, index, released):
+        label = f"{state.primaries[index].name}: the release of fence {fence} by client {who + 1} arrives"
+        for written in self.write(state, index, released):
             yield Step(label, written.state, violated)
 
-    def _breaks(self, state: State, index: int) -> Iterator[Step]:
+    def _abandon(self, state: State, index: int, gate: Gate, nonce: int, call: int) -> Iterator[Step]:
+        taken_back = abandon(self.rules, state.primaries[index].dataset, gate, nonce, call)
+        if taken_back is not None:
+            label = f"{state.primaries[index].name}: what call {call} of nonce {nonce} was granted is taken back"
+            for written in self.write(state, index, taken_back):
+                yield Step(label, written.state)
+
+    def _breaks(self, state: State, index: int, gate: Gate) -> Iterator[Step]:
         if not state.budget.breaks:
             return
-        gated, gate = self.pass_gate(state, index)
-        dataset = gated.primaries[index].dataset
-        gated = gated._replace(budget=state.budget._replace(breaks=state.budget.breaks - 1))
-        fence, name = dataset.record.fence, gated.primaries[index].name
+        dataset, name = state.primaries[index].dataset, state.primaries[index].name
+        state = state._replace(budget=state.budget._replace(breaks=state.budget.breaks - 1))
+        fence = dataset.record.fence
         broken = force_break(self.rules, dataset, gate)
         if broken is not None:
-            marked = gated._replace(broken=tuple(sorted({*state.broken, fence})))
+            marked = state._replace(broken=tuple(sorted({*state.broken, fence})))
             for written in self.write(marked, index, broken):
                 label = f"{name}: an operator breaks fence {fence} by force, fence {broken.record.fence}"
                 yield Step(f"{label}{_had_by(written)}", written.state)
         revoked = revoke(dataset, gate) if self.bounds.revokes else None
         if revoked is not None:
-            for written in self.write(gated, index, revoked):
+            for written in self.write(state, index, revoked):
                 yield Step(f"{name}: an operator revokes fence {fence}", written.state)
 
     # Replies.
@@ -241,8 +249,13 @@ class Clients(Cluster):
         waiting = client._replace(reply=None)
         what = f"client {who + 1} gets the {reply.kind} of fence {reply.fence}"
         if reply.kind == "grant":
-            past = client.past
-            waiting = Client(nonces=client.nonces, past=past, fence=reply.fence, deadline=deadline)
+            waiting = Client(
+                nonces=client.nonces,
+                past=client.past,
+                abandoned=client.abandoned,
+                fence=reply.fence,
+                deadline=deadline,
+            )
         elif client.fence != reply.fence or client.releasing:
             return Step(f"{what} and drops it", self._with_client(state, who, waiting))
         elif self.rules.late_reply_discarded and reply.as_holder and not state.held(client):

@@ -35,6 +35,8 @@ class Cluster:
         self.rules, self.bounds, self.timing = rules, bounds, bounds.timing
         self.wait = max(0, bounds.nodes // 2 - (0 if rules.wait_is_half else 1)) if rules.wait else 0
         self.quarantine = bounds.timing.max_ttl - (0 if rules.quarantine_lasts_max_ttl else 1)
+        if rules.quarantine_covers_slack:
+            self.quarantine += bounds.timing.slack
         self.counts_syncs = rules.full_sync_is_loss and bounds.budget.goings_back > 0
 
     def incarnation(self, primary: Primary) -> int:
@@ -53,7 +55,7 @@ class Cluster:
         enough = len(self.followers(state, primary)) >= self.wait
         if index == len(state.primaries) - 1:
             return enough or not self.rules.replicas_before_quarantine
-        return self.bounds.old_primary_answers and enough
+        return self.bounds.old_primary_answers and (enough or not self.rules.retry_is_a_write)
 
     # Every script begins here.
 

@@ -15,6 +15,8 @@ class Rules:
     """A changed incarnation stops grants; off: it is taken over at once."""
     quarantine_lasts_max_ttl: bool = True
     """The quarantine is as long as the longest ttl; off: one tick less."""
+    quarantine_covers_slack: bool = True
+    """The quarantine is longer by what the guard lets pass; off: it is not."""
     incarnation_is_replid: bool = True
     """The incarnation is the replication ID; off: the server's run ID, which comes back with the server."""
     replicas_before_quarantine: bool = True
@@ -39,6 +41,8 @@ class Rules:
     """A deadline counts from before the request was sent; off: from when the reply came."""
     retry_keeps_expiry: bool = True
     """A repeated nonce is told what remains of its grant; off: a full ttl."""
+    retry_is_a_write: bool = True
+    """A repeated nonce is a write again, which WAIT covers; off: it only reads."""
     nonce_known: bool = True
     """A repeated nonce is known; off: it is a request like any other."""
     remaining_within_ttl: bool = True
@@ -47,6 +51,10 @@ class Rules:
     """A release names its fence; off: it frees the run, whoever holds it."""
     release_ends_belief: bool = True
     """Who releases stops believing before it sends; off: only when the release is acknowledged."""
+    abandon_names_call: bool = True
+    """What takes an undelivered grant back names the call that it was given to; off: the nonce alone."""
+    renewal_is_delivery: bool = True
+    """A renewal shows that the grant was delivered, so it is never taken back; off: the call decides alone."""
     lock_delay: bool = True
     """A lease that was not released stays taken for the lock-delay; off: it is free at expiry."""
     clock_guard: bool = True

@@ -16,6 +16,14 @@ SMALL = {
     "operator": Bounds(
         "revoke or break by force, releases", ticks=4, budget=Budget(breaks=1), revokes=True, releases=True
     ),
+    "taken-back": Bounds(
+        "a grant that did not reach its caller is taken back; the store dies, and starts from an older state",
+        ticks=2,
+        calls=2,
+        budget=Budget(restarts=1),
+        restart_from=("disk",),
+        renews=(0,),
+    ),
     "restart": Bounds("the store dies, and starts empty or from an older state", ticks=5, budget=Budget(restarts=1)),
     "restart-skewed": Bounds(
         "the same, its clock ahead or behind", ticks=4, budget=Budget(restarts=1), new_skews=(-1, 2), renews=(0,)
@@ -27,11 +35,20 @@ SMALL = {
         budget=Budget(clock_steps=2),
         steps=(-2, 1, 2),
     ),
+    "restart-clock": Bounds(
+        "the store dies, and its clock steps within the quarantine",
+        ticks=4,
+        timing=_GUARDED,
+        budget=Budget(restarts=1, clock_steps=1),
+        steps=(-2, 1, 2),
+        restart_from=("empty",),
+    ),
     "failover-3": Bounds(
         "3 nodes, W = 1: any replica is promoted, the old primary goes on",
         nodes=3,
         ticks=4,
         budget=Budget(promotions=1),
+        renews=(0,),
     ),
     "failover-4": Bounds("4 nodes, W = 2: the same", nodes=4, ticks=4, budget=Budget(promotions=1), renews=(0,)),
     "fail-back": Bounds(
@@ -61,20 +78,29 @@ LARGER = {
         SMALL["restart-skewed"], ticks=6, timing=Timing(ttl=3, max_ttl=3), new_skews=(-2, -1, 0, 1, 2, 3)
     ),
     "restart-skewed": replace(SMALL["restart-skewed"], ticks=5, renews=(0, 1), releases=True),
-    "restart-clock": Bounds(
-        "the store dies, and its clock steps within the quarantine",
-        ticks=5,
-        timing=_GUARDED,
-        budget=Budget(restarts=1, clock_steps=1),
-        steps=(-2, 1, 2),
-        restart_from=("empty",),
-    ),
+    "restart-clock": replace(SMALL["restart-clock"], ticks=5, restart_from=("empty", "disk")),
+    "taken-back": replace(SMALL["taken-back"], ticks=4, restart_from=("empty", "disk")),
     "clock": replace(SMALL["clock"], ticks=5, steps=(-3, -2, -1, 1, 2, 3)),
-    "failover-3": replace(SMALL["failover-3"], ticks=6),
-    "failover-3-skewed": replace(SMALL["failover-3"], ticks=4, new_skews=(-1, 0, 1, 2, 3)),
+    "failover-3": replace(SMALL["failover-3"], ticks=6, renews=(0, 1)),
+    "failover-3-grants": replace(SMALL["failover-3"], ticks=5, nonces=(2, 2), renews=(0, 1)),
+    "failover-3-skewed": replace(SMALL["failover-3"], renews=(0, 1), new_skews=(-1, 0, 1, 2, 3)),
+    "failover-3-operator": replace(
+        SMALL["failover-3"], budget=Budget(promotions=1, breaks=1), releases=True, revokes=True
+    ),
+    "failover-3-clock": replace(
+        SMALL["failover-3"], timing=_GUARDED, budget=Budget(promotions=1, clock_steps=1), steps=(-2, 1, 2)
+    ),
+    "restart-3": Bounds(
+        "3 nodes, W = 1: the primary dies and starts empty, or another one is promoted",
+        nodes=3,
+        ticks=5,
+        budget=Budget(promotions=1, restarts=1),
+        restart_from=("empty",),
+        renews=(0,),
+    ),
     "failover-4": replace(SMALL["failover-4"], ticks=5, renews=(0, 1)),
     "fail-back": replace(SMALL["fail-back"], ticks=4, renews=(0, 1), old_primary_answers=True),
-    "going-back": replace(SMALL["going-back"], ticks=4),
+    "going-back": replace(SMALL["going-back"], ticks=5),
 }
 
 
@@ -100,6 +126,7 @@ CASES = (
     Case("fence_follows_clock", "restart", "I2"),
     Case("quarantine", "restart", "I1"),
     Case("quarantine_lasts_max_ttl", "restart", "I1"),
+    Case("quarantine_covers_slack", "restart-clock", "I1"),
     Case("incarnation_is_replid", "fail-back", "I1"),
     Case("replicas_before_quarantine", "failover-3", "I1"),
     Case("wait", "failover-3", "I1"),
@@ -112,10 +139,13 @@ CASES = (
     Case("append_checks_incarnation", "restart", "I3"),
     Case("deadline_from_sending", "calm", "I1"),
     Case("retry_keeps_expiry", "calm", "I1"),
+    Case("retry_is_a_write", "failover-3", "I1"),
     Case("nonce_known", "calm", "I4"),
     Case("remaining_within_ttl", "clock", "I1"),
     Case("release_names_fence", "calm", "I5"),
     Case("release_ends_belief", "calm", "I1"),
+    Case("abandon_names_call", "taken-back", "I1"),
+    Case("renewal_is_delivery", "taken-back", "I1"),
     Case("lock_delay", "clock", "I1"),
     Case("clock_guard", "clock", "I1"),
     Case("guard_in_every_script", "clock", "I1", beside=("guard_remembers",)),

@@ -45,7 +45,7 @@ def confirmed(record: Record, gate: Gate) -> bool:
     return record.opened_in == gate.incarnation
 
 
-def acquire(rules: Rules, timing: Timing, dataset: Dataset, gate: Gate, nonce: int) -> Granted | None:
+def acquire(rules: Rules, timing: Timing, dataset: Dataset, gate: Gate, nonce: int, call: int) -> Granted | None:
     """Grant the lease, or repeat the grant that this nonce has."""
     record = dataset.record
     if rules.nonce_known and nonce in dataset.spent:
@@ -55,7 +55,7 @@ def acquire(rules: Rules, timing: Timing, dataset: Dataset, gate: Gate, nonce: i
         remaining = record.expiry - gate.now if rules.retry_keeps_expiry else timing.ttl
         if rules.remaining_within_ttl:
             remaining = min(remaining, timing.ttl)
-        return Granted(dataset, record.fence, remaining, repeated=True)
+        return Granted(dataset._replace(record=record._replace(call=call)), record.fence, remaining, repeated=True)
     if gate.in_quarantine:
         return None
     if confirmed(record, gate) and record.end == "" and gate.now < record.avail:
@@ -65,7 +65,7 @@ def acquire(rules: Rules, timing: Timing, dataset: Dataset, gate: Gate, nonce: i
         fence = max(fence, gate.now * FENCES_PER_TICK)
     expiry = gate.now + timing.ttl
     avail = expiry + (timing.lock_delay if rules.lock_delay else 0)
-    granted = Record(fence, nonce, expiry, avail, end="", revoked=False, opened_in=gate.incarnation)
+    granted = Record(fence, nonce, expiry, avail, "", revoked=False, opened_in=gate.incarnation, call=call)
     spent = tuple(sorted({*dataset.spent, nonce}))
     return Granted(dataset._replace(record=granted, spent=spent), fence, timing.ttl, repeated=False)
 
@@ -84,7 +84,8 @@ def renew(rules: Rules, timing: Timing, dataset: Dataset, gate: Gate, fence: int
     expiry = gate.now + timing.ttl
     avail = expiry + (timing.lock_delay if rules.lock_delay else 0)
     nonce = record.nonce if fence == record.fence else 0
-    renewed = Record(fence, nonce, expiry, avail, end="", revoked=False, opened_in=gate.incarnation)
+    call = 0 if rules.renewal_is_delivery else record.call
+    renewed = Record(fence, nonce, expiry, avail, "", revoked=False, opened_in=gate.incarnation, call=call)
     return dataset._replace(record=renewed)
 
 
@@ -95,6 +96,16 @@ def release(rules: Rules, dataset: Dataset, gate: Gate, fence: int) -> Dataset |
     if not named or record.end != "" or not confirmed(record, gate):
         return None
     return dataset._replace(record=record._replace(expiry=0, avail=0, end="released", revoked=False))
+
+
+def abandon(rules: Rules, dataset: Dataset, gate: Gate, nonce: int, call: int) -> Dataset | None:
+    """Take back a grant that never reached its caller: the run is free, the fence is used up."""
+    record = dataset.record
+    named = call == record.call or not rules.abandon_names_call
+    if nonce != record.nonce or not named or record.end != "" or not confirmed(record, gate):
+        return None
+    spent = tuple(other for other in dataset.spent if other != nonce)
+    return dataset._replace(record=record._replace(nonce=0, expiry=0, avail=0, end="given back"), spent=spent)
 
 
 def revoke(dataset: Dataset, gate: Gate) -> Dataset | None:

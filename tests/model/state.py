@@ -19,7 +19,11 @@ class Meta(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A run's record, with the names of `acquire.lua`; `opened_in`: the incarnation that confirmed it."""
+    """A run's record, with the names of `acquire.lua`.
+
+    `opened_in`: the incarnation in which it was granted or renewed. `call`: the call that was answered last with the
+    grant; 0 where nobody may take it back.
+    """
 
     fence: int
     nonce: int
@@ -28,6 +32,7 @@ class Record(NamedTuple):
     end: str
     revoked: bool
     opened_in: int
+    call: int = 0
 
 
 ABSENT = Record(fence=0, nonce=0, expiry=0, avail=0, end="absent", revoked=False, opened_in=0)
@@ -75,7 +80,8 @@ class Reply(NamedTuple):
     fence: int
     sent: int
     remaining: int
-    as_holder: bool
+    as_holder: bool = False
+    call: int = 0
 
 
 class Past(NamedTuple):
@@ -89,7 +95,8 @@ class Past(NamedTuple):
 class Client(NamedTuple):
     """What a client knows: the nonce it waits with, or the lease it believes in.
 
-    `claims`: a bit for each incarnation that was open at a moment at which this lease was HELD.
+    `claims`: a bit for each incarnation that was open at a moment at which this lease was HELD. `calls`: how often it
+    asked with this nonce. `abandoned`: (nonce, call) of calls that it gave up, whose coordinators take the grant back.
     """
 
     nonce: int = 0
@@ -100,6 +107,8 @@ class Client(NamedTuple):
     reply: Reply | None = None
     past: tuple[Past, ...] = ()
     releasing: bool = False
+    calls: int = 0
+    abandoned: tuple[tuple[int, int], ...] = ()
 
 
 class Budget(NamedTuple):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.model.rules import NAMES, Rules
 from tests.model.scenarios import BOUNDARIES, CASES, SMALL, Case
 from tests.model.search import search
+from tests.model.state import State
 
 
 @pytest.mark.parametrize("scenario", SMALL)
@@ -42,3 +45,27 @@ def test_the_shortest_trace_is_found() -> None:
         "A: a grant to client 2 (nonce 3)",
         "client 2 gets the grant of fence 100: HELD until 12",
     ]
+
+
+def renewed_after_a_loss(state: State) -> bool:
+    """The first grant's holder is HELD under a record that was renewed in the new incarnation."""
+    first = state.clients[0]
+    return state.held(first) and state.elected.dataset.record.fence == first.fence
+
+
+def granted_after_a_loss(state: State) -> bool:
+    """A grant of the new incarnation reached the second client; the first one's lease is over."""
+    first, second = state.clients
+    return 0 < first.fence < second.fence == state.elected.dataset.record.fence
+
+
+@pytest.mark.parametrize("scenario", ["restart", "failover-3", "failover-4", "going-back"])
+@pytest.mark.parametrize("goal", [renewed_after_a_loss, granted_after_a_loss])
+def test_the_rules_are_not_safe_by_doing_nothing(scenario: str, goal: Callable[[State], bool]) -> None:
+    rules, bounds = Rules(), SMALL[scenario]
+    opened = bounds.start(rules).elected.dataset.meta.incarnation
+
+    def reached(state: State) -> bool:
+        return opened < state.elected.dataset.record.opened_in == state.elected.dataset.meta.incarnation and goal(state)
+
+    assert search(rules, bounds, goal=reached).violated == "reached"
