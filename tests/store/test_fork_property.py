@@ -1,7 +1,7 @@
 """Random families of runs through the real scripts: forks, links, rewinds on both sides, deleted parents.
 
 The reference keeps what each run shows and cuts it where a segment begins to count; it knows neither segments'
-numbers nor entries, and a fork is a copy.
+numbers nor entries, and a fork is a copy. Logs are archived at any moment.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ ACTIONS = st.one_of(
     st.tuples(st.just("fork"), RUNS, st.just(""), STEPS, MANY),
     st.tuples(st.just("link"), RUNS, st.sampled_from(["", "open"]), STEPS, RUNS),
     st.tuples(st.just("delete"), RUNS, st.just(""), st.just(0), st.just(0)),
+    st.tuples(st.just("archive"), RUNS, st.just(""), st.just(0), st.just(0)),
 )
 Op = tuple[str, str, int | list[int]]
 Action = tuple[str, int, str, int, int | list[Op]]
@@ -124,6 +125,8 @@ class Family:
                 0,
                 [("log", "main", list(range(step, step + 6))), *(what if isinstance(what, list) else [])],
             )
+        elif kind == "archive":  # deleted ones too: they go on serving
+            await self.live.compactor.compact(self.project, f"r{number}")
         elif number in self.deleted:
             return
         elif kind == "attempt" and isinstance(what, list):
@@ -282,6 +285,15 @@ class Family:
     ("link", 1, "", 5, 0),
     ("attempt", 1, "from", 4, [("log", "main", [4])]),
     ("link", 0, "", 0, 1),
+])  # fmt: skip
+# An archived parent is linked and forked, and goes on; its archive then holds more than the children show.
+@example([
+    ("start", 0, "", 0, []),
+    ("archive", 0, "", 0, 0),
+    ("fork", 0, "", 4, [("log", "main", [5])]),
+    ("attempt", 0, "from", 2, [("log", "main", [2, 3])]),
+    ("archive", 0, "", 0, 0),
+    ("archive", 1, "", 0, 0),
 ])  # fmt: skip
 # A link between a grant and its first write: the start was chosen before, and hides nothing of the parent's.
 @example([

@@ -1,6 +1,7 @@
 """Random histories through the real scripts on a real store, against a short reference that keeps everything.
 
 The reference only ever appends to lists and reads them by the rule's text; the scripts keep counters, flags and sets.
+Now and then the log so far is archived: hot, archived and mixed histories are the same.
 """
 
 from __future__ import annotations
@@ -137,6 +138,7 @@ OPS = st.one_of(
     st.tuples(st.just("rewind"), st.sampled_from(WRITERS), STEPS),
     st.tuples(st.just("commit"), st.sampled_from(WRITERS), STEPS),
     st.tuples(st.just("reopen"), st.sampled_from(WRITERS), st.just(0)),
+    st.tuples(st.just("archive"), st.just("main"), st.just(0)),
 )
 ATTEMPTS = st.lists(
     st.tuples(st.one_of(st.none(), st.none(), STEPS), st.lists(OPS, max_size=8)), min_size=1, max_size=5
@@ -159,6 +161,7 @@ class Driver:
         self.live, self.reference = live, Reference()
         self.project = f"p{os.getpid()}-{next(_numbers)}"
         self.values = itertools.count()
+        self.parts = 0
 
     async def grant(self, resume_step: int | None) -> Grant:
         reference = self.reference
@@ -199,6 +202,9 @@ class Driver:
         grant = await self.grant(resume_step)
         sessions: dict[str, Writer] = {}
         for kind, name, what in ops:
+            if kind == "archive":
+                self.parts += await self.live.compactor.compact(self.project, "r")
+                continue
             if kind == "reopen" or name not in sessions:
                 session = f"s{next(self.values)}"
                 sessions[name] = writer_of(self.project, grant.fence, name=name, session=session)
@@ -232,6 +238,7 @@ class Driver:
 @example([(None, [("commit", "main", 5), ("log", "main", [6, 7])]), (None, [("log", "rank1", [0])]), (None, [])])
 @example([(None, [("log", "main", [5])]), (9, [("log", "rank1", [9]), ("rewind", "main", 2), ("rewind", "main", 8)])])
 @example([(None, [("commit", "main", 9)]), (3, [("commit", "rank1", 9), ("rewind", "rank1", 0)]), (None, [])])
+@example([(None, [("log", "main", [0, 1, 2]), ("archive", "main", 0), ("rewind", "main", 1), ("archive", "main", 0)])])
 def test_random_histories(live: LiveStore, history: History) -> None:
     driver = Driver(live)
 
@@ -245,3 +252,4 @@ def test_random_histories(live: LiveStore, history: History) -> None:
     shown = sum(len(driver.reference.visible(writer)) for writer in WRITERS)
     event("points are hidden" if shown < len({point[3:5] for point in points}) else "no point is hidden")
     event(f"attempts: {driver.reference.attempt}")
+    event(f"parts in the archive: {driver.parts}")

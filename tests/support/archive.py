@@ -67,6 +67,13 @@ class Archiving:
         moment = await self.reader.moment(project, run_id, canonical_id(run_id))
         return [one async for one in self.reader.series(moment, query)]
 
+    def collect(self) -> None:
+        """Let all garbage be due, and remove it; archives what is due, too."""
+        for partition in set(self._live.raw.scan_iter("rl:*:garbage")):
+            for path in self._live.raw.zrange(partition, 0, -1):
+                self._live.raw.zadd(partition, {path: 0})
+        Archiving(self._live, self.folder, owner="collector", objects=self.objects).sweep()
+
     def shown(self, project: str, run_id: str = "r", **query: Any) -> Shown:
         return flat(self.read(project, run_id, **query))
 

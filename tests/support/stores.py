@@ -20,7 +20,10 @@ from runlease.v1 import metrics_pb2
 from runlease_coordinator.domain.leases import Acquisition, Grant, ResumeMode
 from runlease_coordinator.domain.metrics import Entry, EntryKind, Series, Writer
 from runlease_coordinator.domain.runs import Holder, RunState
+from runlease_coordinator.history.archive import ArchivedLog
+from runlease_coordinator.history.compactor import Compactor
 from runlease_coordinator.history.reads import HistoryReader, Query
+from runlease_coordinator.store.archive import ArchiveStore
 from runlease_coordinator.store.embedded import EmbeddedStore
 from runlease_coordinator.store.keys import partition_keys, run_keys
 from runlease_coordinator.store.leases import LeaseStore
@@ -30,6 +33,8 @@ from runlease_coordinator.store.records import checkpoint_json
 from runlease_coordinator.store.runs import RunStore, Snapshot
 from runlease_coordinator.store.store import Store
 from runlease_coordinator.store.wakeups import Wakeups
+
+from tests.support.objects import MemoryObjects
 
 _T = TypeVar("_T")
 
@@ -72,7 +77,11 @@ class LiveStore:
         self.runs = RunStore(self.store)
         self.metrics = MetricStore(self.store)
         self.limits = LimitStore(self.store)
-        self.history = HistoryReader(self.runs, self.metrics)
+        self.archive = ArchiveStore(self.store, "live-store")
+        self.objects = MemoryObjects()
+        #: Driven by tests that want it; nothing is archived by itself.
+        self.compactor = Compactor(self.archive, self.runs, self.objects)
+        self.history = HistoryReader(self.runs, self.metrics, ArchivedLog(self.archive, self.objects))
         #: For what an operator, a failover or an accident does to a store.
         self.raw = self.raw_client()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from glob import escape
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO, Protocol
@@ -126,6 +127,8 @@ class LocalObjects:
         with self._errors(path):
             target = self._root / path
             target.unlink(missing_ok=True)
+            for torn in target.parent.glob(f".{escape(target.name)}.*.tmp"):  # its writer was killed
+                torn.unlink(missing_ok=True)
             for parent in target.relative_to(self._root).parents:
                 if parent == Path():
                     return
