@@ -43,9 +43,9 @@ def test_a_purge_removes_the_objects(live: LiveStore, project: str) -> None:
     objects = MemoryObjects()
     archiving = Archiving(live, Path(), objects=objects)
     fences = {run_id: logged(live, project, run_id) for run_id in ("r", "other")}
-    for run_id in fences:
+    for run_id, fence in fences.items():
         assert archiving.compact(project, run_id)
-        live.release(project, fences[run_id], run_id=run_id)
+        live.release(project, fence, run_id=run_id)
     purge(live, project, "r", fences["r"])
     assert len(objects.content) == 4  # two parts, and their segments: who reads them may go on
     archiving.collect()
@@ -134,7 +134,10 @@ def test_points_expire_and_the_record_stays(live: LiveStore, project: str) -> No
     archiving.collect()
     assert [path for path in objects.content if "/archived/" in path] == []
     events = live.raw.xrevrange(run_keys(project, "r").partition.events, count=2)
-    assert {(fields["k"], fields["r"]) for _, fields in events} == {("points_expired", "archived"), ("points_expired", "hot")}
+    assert {(fields["k"], fields["r"]) for _, fields in events} == {
+        ("points_expired", "archived"),
+        ("points_expired", "hot"),
+    }
     # It can be resumed, and logs again.
     fence = logged(live, project, "archived", seqs=3)
     assert archiving.compact(project, "archived")
