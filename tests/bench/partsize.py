@@ -1,8 +1,8 @@
 """Bytes a point takes in the archive: a real training's metrics, as the compactor writes them.
 
-`python -m tests.bench.partsize [STEPS]` trains the demo's character model (float64, plain NumPy), logs what it logs, and
-prints the size of the part over its points: of all its metrics, and of its loss alone, as float64 and as a model in
-float32 would log it.
+`python -m tests.bench.partsize [STEPS]` trains the demo's character model (float64, plain NumPy), logs what it logs,
+and prints the size of the part over its points: of all its metrics, and of its loss alone, as float64 and as a model
+in float32 would log it.
 """
 
 from __future__ import annotations
