@@ -306,19 +306,6 @@ def test_arrow_and_pandas(logged: Logged) -> None:
     assert nothing.to_arrow().num_rows == 0
 
 
-def test_series_of_different_steps_in_pandas(
-    coordinator: CoordinatorProcess, client: runlease.Client, project: str
-) -> None:
-    with init(coordinator, project) as run:
-        run.log({"a": 1.0}, step=0)
-        run.log({"b": 2.0}, step=1)
-        run.log({"a": 3.0, "b": 4.0}, step=2)
-    frame = client.history(project, "r").to_pandas()
-    assert frame.index.tolist() == [0, 1, 2]
-    np.testing.assert_array_equal(frame["a"].to_numpy(), [1.0, math.nan, 3.0])
-    np.testing.assert_array_equal(frame["b"].to_numpy(), [math.nan, 2.0, 4.0])
-
-
 @pytest.mark.parametrize("count", [-1, 2**32])
 def test_counts_out_of_range(logged: Logged, count: int) -> None:
     with pytest.raises(InvalidArgument, match="max_points"):
