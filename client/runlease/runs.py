@@ -115,6 +115,7 @@ class Run:
         #: What an automatic resume found the run by, or will.
         self.auto_keys = tuple(auto_keys)
         self.lease = lease
+        self._is_lost = lease.lost.is_set  # bound once: `log` asks at each call
         self.ignored = 0
         self._writer, self._session = writer, session
         self._reader = MetricReader(strict=strict)
@@ -156,12 +157,17 @@ class Run:
         """
         keys, values = self._reader.read(metrics)
         with self._lock:
-            if not self._may_write():
+            if (self._finished or self._is_lost()) and not self._may_write():
                 return
             at = self.step if step is None else check_step(step)
             pending = self._pending
             if pending is None and commit:
-                self._row(at, self._clock(), keys, values)
+                if self._logged and keys:  # nearly always: what `_row` does, without its call
+                    self._writer.log(at, self._clock(), keys, values)
+                    if at >= self.step:
+                        self.step = at + 1
+                else:
+                    self._row(at, self._clock(), keys, values)
                 return
             if pending is not None and pending[0] != at:
                 self._flush_pending()
