@@ -6,7 +6,6 @@ A spool's reader cuts what is left in a journal by the same rule, so that readin
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 
 from runlease.columns import Row
 
@@ -30,17 +29,15 @@ def pieces(row: Row) -> list[Row]:
 def take_batch(
     rows: deque[Row],
     room: int,
-    take: Callable[[], Row],
     *,
     batch_points: int = BATCH_POINTS,
     batch_bytes: int = BATCH_BYTES,
 ) -> tuple[list[Row], int, int]:
-    """Take one entry's rows from the front.
+    """Take one entry's rows out, from the front.
 
     Args:
         rows: what waits.
         room: how many of them may be taken.
-        take: takes the first one out and returns it.
         batch_points: points of the entry, at most.
         batch_bytes: bytes of the entry on the wire, about.
 
@@ -49,19 +46,22 @@ def take_batch(
     """
     taken: list[Row] = []
     points, wire = 0, 0
-    last_keys: tuple[str, ...] = ()
+    last_keys: tuple[str, ...] | None = None
     seen: set[str] = set()
+    count = cost = 0
     while rows and len(taken) < room:
-        _, _, keys, values = rows[0]
-        cost = ROW_WIRE + POINT_WIRE * len(values)
-        if keys is not last_keys:
-            cost += sum(len(key.encode()) + SERIES_WIRE for key in keys if key not in seen)
-        if taken and (points + len(values) > batch_points or wire + cost > batch_bytes):
+        keys = rows[0][2]
+        frames = 0
+        if keys is not last_keys:  # nearly always they are: rows of one call share them
+            count = len(keys)
+            cost = ROW_WIRE + POINT_WIRE * count
+            frames = sum(len(key.encode()) + SERIES_WIRE for key in keys if key not in seen)
+        if taken and (points + count > batch_points or wire + cost + frames > batch_bytes):
             break
         if keys is not last_keys:
             last_keys = keys
             seen.update(keys)
-        points += len(values)
-        wire += cost
-        taken.append(take())
+        points += count
+        wire += cost + frames
+        taken.append(rows.popleft())
     return taken, points, wire

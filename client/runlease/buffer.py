@@ -128,13 +128,13 @@ class Buffer:
         self._settle_flushes()
 
     def _add_row(self, row: Row) -> None:
-        self.logged += len(row[3])
-        self.row_width = len(row[3])
+        self.row_width = width = len(row[3])
+        self.logged += width
         self._rows.append(row)
         self._rows_in += 1
-        self._bytes += _ROW_BYTES + _POINT_BYTES * self.row_width
-        self._waiting_points += self.row_width
-        if self.row_width > MAX_ROW_POINTS:
+        self._bytes += _ROW_BYTES + _POINT_BYTES * width
+        self._waiting_points += width
+        if width > MAX_ROW_POINTS:
             self._split_last()
 
     def _split_last(self) -> None:
@@ -162,13 +162,6 @@ class Buffer:
             while self._cut():
                 pass
             self.backlog.relieve(bound)
-
-    def _pop_row(self) -> Row:
-        row = self._rows.popleft()
-        self._rows_out += 1
-        self._bytes -= _ROW_BYTES + _POINT_BYTES * len(row[3])
-        self._waiting_points -= len(row[3])
-        return row
 
     # What goes out.
 
@@ -243,10 +236,13 @@ class Buffer:
             room = self._marks[0].rows_before - self._rows_out if self._marks else len(self._rows)
             limits = self._settings
             rows, points, wire = take_batch(
-                self._rows, room, self._pop_row, batch_points=limits.batch_points, batch_bytes=limits.batch_bytes
+                self._rows, room, batch_points=limits.batch_points, batch_bytes=limits.batch_bytes
             )
             if not rows:
                 return False
+            self._rows_out += len(rows)
+            self._bytes -= _ROW_BYTES * len(rows) + _POINT_BYTES * points
+            self._waiting_points -= points
             pack(rows, request.entry.points)
             cut = Cut(request, "points", points, OBJECT_BYTES + wire, position)
         if self._journaled:

@@ -357,7 +357,7 @@ def _cut(items: dict[int, spool_pb2.SpooledItem]) -> Iterator[tuple[metrics_pb2.
 
     def batches() -> Iterator[tuple[metrics_pb2.Entry, int]]:
         while rows:
-            taken, points, _ = take_batch(rows, len(rows), rows.popleft)
+            taken, points, _ = take_batch(rows, len(rows))
             entry = metrics_pb2.Entry()
             pack(taken, entry.points)
             yield entry, points
