@@ -60,6 +60,31 @@ def test_everything_arrives_once_and_in_order(client: runlease.Client, project: 
         assert steps(client, project) == list(range(40_000))
 
 
+def test_a_training_above_its_limit_loses_and_reorders_nothing_of_any_key(
+    client: runlease.Client, project: str, init: Any
+) -> None:
+    # Given a training of five scalars a step, a limit far below what it logs, and a checkpoint that goes beyond it.
+    keys = ("train/loss", "train/acc", "lr", "grad_norm", "speed")
+    client.set_limits(project, run_points=500, burst_s=0.05)
+    with init() as run:
+        for step in range(2000):
+            run.log({key: step + place / 8 for place, key in enumerate(keys)})
+            if step == 499:
+                run.commit_checkpoint(step, uri="file:///c")
+        until(lambda: run.stats().throttled_s > 0)
+        waiting = run.stats()
+        assert waiting.buffered > 0
+        assert (waiting.dropped, waiting.lost) == (0, 0)
+        client.set_limits(project, run_points=0)
+        assert run.flush(LONG)
+    found = {series.key: series for series in client.history(project, "r").series}
+    assert sorted(found) == sorted(keys)
+    for place, key in enumerate(keys):
+        assert list(found[key].steps) == list(range(2000))
+        assert list(found[key].values) == [step + place / 8 for step in range(2000)]
+    assert [each.step for each in client.get_run(project, "r").checkpoints] == [499]
+
+
 def test_the_loop_and_the_lease_go_on_and_a_raised_limit_holds_at_once(
     client: runlease.Client, project: str, init: Any
 ) -> None:
