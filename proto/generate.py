@@ -28,6 +28,8 @@ def toolchain() -> Path:
     python = env / "bin" / "python"
     stamp = env / "toolchain"
     if not stamp.exists() or stamp.read_text() != "\n".join(TOOLCHAIN):
+        if env.is_symlink() and not env.exists():  # of an environment that has gone: venv does not clear a link
+            env.unlink()
         venv.create(env, with_pip=True, clear=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *TOOLCHAIN], check=True)
         stamp.write_text("\n".join(TOOLCHAIN))
