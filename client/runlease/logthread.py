@@ -316,6 +316,8 @@ class LogThread:
                     self._outlet.turn(self._inbox, self._replies, self._clock())
         except Stopped as stopped:
             stale = stopped.error
+            if self._spool is not None and getattr(stale, "reason", "") == "SESSION_TAKEN":
+                self._spool.taken()
         except Exception as error:
             # Whatever the defect is, nothing more would be sent: that must be told, not die with the thread.
             log.exception("the log of %s has ended by a defect", self._name)

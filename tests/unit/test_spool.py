@@ -13,6 +13,7 @@ from runlease.spool import Gap, find_sessions
 from runlease.spool import files as spool_files
 from runlease.spool.files import SpoolFiles
 from runlease.spool.records import HEAD, Scan, frame, frame_entry
+from runlease.spool.writing import Spool
 from runlease.v1 import metrics_pb2 as pb
 from runlease.v1 import runs_pb2, spool_pb2
 
@@ -122,6 +123,19 @@ def test_a_sync_keeps_the_base_that_it_was_told(tmp_path: Path) -> None:
     assert session.base == the_session(tmp_path).base == 9
 
 
+def test_a_session_goes_behind_what_the_coordinator_has_where_its_base_is_not_known(tmp_path: Path) -> None:
+    files = SpoolFiles(tmp_path, header())
+    files.note(note(base=spool_pb2.SpoolBase(seq=4)))
+    files.close()
+    session = the_session(tmp_path)
+    assert (session.delivered(6), session.base) == (2, 4)
+    session.set_taken(6)
+    assert (the_session(tmp_path).base, the_session(tmp_path).acknowledged) == (None, 2)
+    # By now the session that took it over has written up to 30.
+    assert (session.delivered(30), session.base) == (2, 28)
+    assert the_session(tmp_path).delivered(31) == 3
+
+
 def test_an_offline_session_begins_at_nothing(tmp_path: Path) -> None:
     files = SpoolFiles(tmp_path, header(fence=0, attempt=0))
     write_entries(files, points_entry(a_row(0)))
@@ -179,6 +193,26 @@ def test_a_live_session_is_locked_until_it_ends_or_is_taken(tmp_path: Path) -> N
     assert not gone.lock()
     assert find_sessions(tmp_path).sessions == []
     assert not (tmp_path / "spool" / "p").exists()
+
+
+def test_a_new_session_of_the_lease_tells_what_the_last_one_has_delivered(tmp_path: Path) -> None:
+    # Given what a process left that wrote entries 3 to 6 and had two of them acknowledged
+    left = Spool(tmp_path, header(session="a", created=1.0))
+    left.base(2)
+    for place in range(1, 5):
+        left.write(points_entry(a_row(place)), place, 1)
+    left.close()
+    # and others of another lease and another writer
+    for name, fields in (("b", {"fence": 8}), ("c", {"writer": "rank1"})):
+        files = SpoolFiles(tmp_path, header(session=name, created=2.0, **fields))
+        files.note(note(base=spool_pb2.SpoolBase(seq=1)))
+        files.close()
+    # when its successor under the same lease opens the writer
+    Spool(tmp_path, header(session="d", created=3.0)).base(4)
+    # then what the first had not delivered goes behind whatever comes.
+    first, *others = find_sessions(tmp_path).sessions
+    assert (first.base, first.acknowledged) == (None, 2)
+    assert [session.base for session in others] == [1, 1]
 
 
 # Places.

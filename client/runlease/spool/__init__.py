@@ -10,9 +10,8 @@ guaranteed: that it survives a power cut. Nothing is forced to the disk; it surv
 ``proto/runlease/v1/spool.proto``.
 
 To deliver a session: `lock` it; open its writer under the header's attempt (or acquire with the header's request,
-where it is offline) and learn the coordinator's seq; its entries begin behind `base`, so skip those up to place
-``seq - base`` (``base`` unknown: it is ``seq``; `set_base` before anything is sent); for each of `gaps` above that send
-a Lost entry; then `entries`, with seq = base + place; then `updates` and `outcome`; then `discard`.
+where it is offline) and learn the coordinator's seq; skip what is `delivered`, by that seq; for each of `gaps` above
+that send a Lost entry; then `entries`, with seq = `base` + place; then `updates` and `outcome`; then `discard`.
 """
 
 from __future__ import annotations

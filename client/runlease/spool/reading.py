@@ -155,9 +155,32 @@ class Session:
 
     @property
     def base(self) -> int | None:
-        """The seq after which its entries begin; None: it never was told, and nothing was sent."""
-        bases = [record.base.seq for record in self._notes if record.HasField("base")]
-        return bases[-1] if bases else 0 if self.offline else None
+        """The seq after which its entries begin; None: nothing was sent, or another session took the writer over."""
+        base = 0 if self.offline else None
+        for record in self._notes:
+            if record.HasField("base"):
+                base = record.base.seq
+            elif record.HasField("acknowledged") and record.acknowledged.taken:
+                base = None
+        return base
+
+    def delivered(self, seq: int) -> int:
+        """Return the place up to which the coordinator has everything, if its log of the writer ends at ``seq``.
+
+        Settles the base where there is none: call it before anything is sent.
+        """
+        base = self.base
+        if base is None:
+            base = seq - self.acknowledged
+            self.set_base(base)
+        return max(0, seq - base)
+
+    def set_taken(self, seq: int) -> None:
+        """Say that another session has taken the writer over when the coordinator's log ended at ``seq``."""
+        place = max(0, seq - (self.base or 0))
+        self._note(
+            spool_pb2.SpoolRecord(acknowledged=spool_pb2.SpoolAcknowledged(place=place, taken=True)),
+        )
 
     def set_base(self, seq: int) -> None:
         """Keep the seq after which its entries begin, before the first of them is sent."""

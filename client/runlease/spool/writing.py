@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runlease.columns import Row
 from runlease.spool.files import SpoolFiles, Where
+from runlease.spool.reading import find_sessions
 from runlease.spool.records import frame_entry
 from runlease.v1 import metrics_pb2, runs_pb2, spool_pb2
 
@@ -48,6 +49,7 @@ class Spool:
         self._base: int | None = None
         self._base_noted = bool(not header.fence)
         self._index = 0
+        self._is_taken = False
         self._retry_at = -1.0
         self._warned = self._ended = self._closed = self._left = False
         #: Reentrant, since a signal handler may log in the middle of a call to log.
@@ -59,11 +61,29 @@ class Spool:
         return self._files.path
 
     def base(self, seq: int) -> None:
-        """Tell the seq after which the session's entries begin."""
+        """Tell the seq after which the session's entries begin; what earlier ones of the lease left follows later."""
         if self._base is None:
             self._base = seq
             if self._files.exists:
                 self._note_base()
+            if seq:
+                self._take_over(seq)
+
+    def _take_over(self, seq: int) -> None:
+        ours = self._files.header
+        try:
+            for session in find_sessions(self.path.parent).sessions:
+                its = session.header
+                same = (its.fence, its.writer) == (ours.fence, ours.writer) and its.session != ours.session
+                if same and session.base is not None and session.lock():
+                    session.set_taken(seq)
+                    session.close()
+        except OSError as error:
+            log.warning("runlease: what earlier sessions left in %s may not be delivered: %s", self.path.parent, error)
+
+    def taken(self) -> None:
+        """Say that another session has taken the writer over."""
+        self._is_taken = True
 
     # Entries.
 
@@ -135,7 +155,8 @@ class Spool:
 
     def acknowledged(self, place: int) -> None:
         """Keep up to which place the coordinator has everything."""
-        self._note(spool_pb2.SpoolRecord(acknowledged=spool_pb2.SpoolAcknowledged(place=place)))
+        record = spool_pb2.SpoolAcknowledged(place=place, taken=self._is_taken)
+        self._note(spool_pb2.SpoolRecord(acknowledged=record))
 
     def _note(self, record: spool_pb2.SpoolRecord) -> bool:
         self._retry_at = -1.0  # these are few, and there is no other chance

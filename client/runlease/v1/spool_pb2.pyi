@@ -112,7 +112,9 @@ class SpoolBase(_message.Message):
     def __init__(self, seq: _Optional[int] = ...) -> None: ...
 
 class SpoolAcknowledged(_message.Message):
-    __slots__ = ("place",)
+    __slots__ = ("place", "taken")
     PLACE_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
     place: int
-    def __init__(self, place: _Optional[int] = ...) -> None: ...
+    taken: bool
+    def __init__(self, place: _Optional[int] = ..., taken: bool = ...) -> None: ...
