@@ -16,6 +16,7 @@ from runlease.exceptions import InvalidArgument, RunleaseError, StaleFence
 from runlease.writer import LogWriter, WriterSettings
 
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.proxy import Proxy
 from tests.support.wait import until
 
 PACE = WriterSettings(drain_interval_s=0.02, silence_s=0.5)
@@ -34,8 +35,8 @@ class Place:
     writers: list[LogWriter]
     told: list[RunleaseError]
 
-    def writer(self, **more: str) -> LogWriter:
-        self.channels.append(open_channel(self.address))
+    def writer(self, address: str = "", **more: str) -> LogWriter:
+        self.channels.append(open_channel(address or self.address))
         self.writers.append(
             LogWriter(
                 self.channels[-1],
@@ -153,6 +154,32 @@ def test_a_restarted_child_of_the_same_lease_goes_on_and_its_predecessor_ends(pl
     until(lambda: bool(place.told))
     assert isinstance(place.told[0], StaleFence)
     assert place.told[0].reason == "SESSION_TAKEN"
+    assert place.history("loss")["loss"] == line(0, 1, 2)
+
+
+def test_a_process_that_was_replaced_while_it_was_cut_off_takes_nothing_back(place: Place) -> None:
+    # Given a writer whose connection is gone, and a successor that has taken the log over meanwhile
+    proxy = Proxy(place.address)
+    try:
+        first = place.writer(proxy.address)
+        train(first, 0, 1)
+        assert first.flush(LONG)
+        proxy.cut(for_good=True)
+        second = place.writer()
+        second.rewind(1)
+        train(second, 1)
+        assert second.flush(LONG)
+        # When the first one can connect again, then it is told, and the other one writes on
+        proxy.cut()
+        train(first, 99)
+        assert not first.flush(LONG)
+        until(lambda: bool(place.told))
+        assert [getattr(error, "reason", "") for error in place.told] == ["SESSION_TAKEN"]
+        train(second, 2)
+        assert second.flush(LONG)
+    finally:
+        first.close(0)
+        proxy.close()
     assert place.history("loss")["loss"] == line(0, 1, 2)
 
 

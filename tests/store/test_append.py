@@ -121,6 +121,30 @@ def test_a_new_session_goes_on_where_the_old_one_was(live: LiveStore, project: s
     assert live.read(project)[0].values.tolist() == [3.0]
 
 
+def test_a_session_that_was_replaced_gets_nothing_back(live: LiveStore, project: str) -> None:
+    first = opened(live, project)
+    append(live, first, points_entry(1, [(0, 1.0)]))
+    sessions = [writer_of(project, first.fence, session=f"s{number}") for number in range(2, 40)]
+    for session in sessions:
+        live.run(live.metrics.open_writer(session))
+    for session in (sessions[-2], sessions[10], sessions[-2]):
+        with pytest.raises(Stale) as caught:
+            live.run(live.metrics.open_writer(session))
+        assert caught.value.reason == "SESSION_TAKEN"
+    # The present one may open again, as after a broken stream, and is not disturbed by the others' tries.
+    assert live.run(live.metrics.open_writer(sessions[-1])).seq == 1
+    assert append(live, sessions[-1], points_entry(2, [(1, 2.0)])) == Appended(2)
+    remembered = live.raw.hget(run_keys(project, "r").seq, "main~")
+    assert isinstance(remembered, str)
+    assert len(remembered.split()) == 33
+    # Another writer's sessions, and those under another fence, are other ones.
+    other = writer_of(project, first.fence, name="rank1", session="s11")
+    assert live.run(live.metrics.open_writer(other)).seq == 0
+    live.release(project, first.fence)
+    fence = live.acquire(project).fence
+    assert live.run(live.metrics.open_writer(writer_of(project, fence, session="s11"))).seq == 0
+
+
 def test_a_new_fence_starts_anew(live: LiveStore, project: str) -> None:
     writer = opened(live, project)
     append(live, writer, points_entry(1, [(0, 1.0)]))

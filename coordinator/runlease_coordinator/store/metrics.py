@@ -74,7 +74,7 @@ class MetricStore:
         """Hand the writer to the session; returns where its log goes on.
 
         Raises:
-            Stale: the fence is not the run's.
+            Stale: the fence is not the run's, or another session has replaced this one.
             InvalidField: the attempt is none that entries may be brought in of.
             RunDeleted, Unavailable.
         """
@@ -95,6 +95,8 @@ class MetricStore:
                 raise InvalidField("open.attempt", "under a sync's fence, name the attempt that the entries are of")
             case "NO_ATTEMPT":
                 raise InvalidField("open.attempt", f"the run has no attempt {writer.attempt}")
+            case "SESSION":
+                raise _taken(writer)
         refuse_fence(verdict, rest, writer.project, writer.canonical_id, writer.fence, self._store)
 
     async def append(self, writer: Writer, entry: Entry) -> Appended | Gap | Throttled:
@@ -156,7 +158,7 @@ class MetricStore:
                 message = f"{int(rest[0])} entries are missing up to this seq, not {entry.step}"
                 raise InvalidField("entry.lost.entries", message)
             case "SESSION":
-                raise Stale("SESSION_TAKEN", f"another process has opened writer {writer.name!r} since")
+                raise _taken(writer)
         refuse_fence(verdict, rest, writer.project, writer.canonical_id, writer.fence, self._store)
 
     async def pages(
@@ -191,3 +193,7 @@ def log_entry(entry_id: bytes, flat: list[bytes]) -> LogEntry | None:
         int(fields[b"g"]),
         fields[b"b"],
     )
+
+
+def _taken(writer: Writer) -> Stale:
+    return Stale("SESSION_TAKEN", f"another process has opened writer {writer.name!r} since")

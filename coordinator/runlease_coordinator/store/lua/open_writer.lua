@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
--- Hands a writer to a session: the last one to open it may append.
+-- Hands a writer to a session: the last new one to open it may append.
 -- KEYS  1 meta  2 run  3 seq  4 attempts
 -- ARGV  1 fence  2 writer  3 session  4 ended attempt that the entries are of, under a sync's fence ('0': its own)
 -- Returns {verdict, now, ...}:
 --   OPENED  seq, segment, wrote (0|1), fence of the attempt     STALE  record [field, value, ...]
 --   NO_SYNC (the fence is not that of a sync)   IS_SYNC (name an attempt)   NO_ATTEMPT     ABSENT DELETED UNBOOTSTRAPPED
+--   SESSION (another one has replaced it)
 local fence, writer, session, late = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local seq_key, attempts_key = KEYS[3], KEYS[4]
 local now, _, refusal = gate(KEYS[1])
@@ -25,6 +26,7 @@ if late ~= '0' then
 elseif is_sync then
   return {'IS_SYNC', text(now)}
 end
+if was_replaced(seq_key, writer, fence, session) then return {'SESSION', text(now)} end
 
 local seq, segment, wrote = '0', '0', '0'
 local last_fence, _, last_seq, last_segment, last_wrote, last_late = writer_state(seq_key, writer)

@@ -1,6 +1,7 @@
 -- A writer's place in its log. The `seq` hash has, of each writer, 'fence session seq segment wrote' of the last session
 -- that opened it, and behind that ' attempt' where it brought in what an ended one could not deliver. Of the attempts
--- before, '<writer>@<attempt>' has 'seq segment wrote'.
+-- before, '<writer>@<attempt>' has 'seq segment wrote'. Where sessions took over from each other under one fence,
+-- '<writer>~' has 'fence session ...' of those replaced, oldest first.
 
 -- Returns fence, session, seq, segment, wrote ('0', '1'), attempt ('': that of the fence); nil where nobody opened it.
 local function writer_state(seq_key, writer)
@@ -11,6 +12,26 @@ local function set_writer_state(seq_key, writer, fence, session, seq, segment, w
   local state = {fence, session, seq, segment, wrote}
   if late ~= '' then state[6] = late end
   redis.call('HSET', seq_key, writer, table.concat(state, ' '))
+end
+
+-- Whether a session had the writer under this fence and was replaced: then it has only not heard of it, and gets nothing
+-- back. Otherwise notes the session that it replaces itself; the last 32 are remembered.
+local function was_replaced(seq_key, writer, fence, session)
+  local field, replaced = writer .. '~', {fence}
+  local known = redis.call('HGET', seq_key, field) or ''
+  if string.match(known, '^%S+') == fence then
+    for other in string.gmatch(known, ' (%S+)') do
+      if other == session then return true end
+      replaced[#replaced + 1] = other
+    end
+  end
+  local last_fence, owner = writer_state(seq_key, writer)
+  if last_fence == fence and owner ~= session then
+    replaced[#replaced + 1] = owner
+    if #replaced > 33 then table.remove(replaced, 2) end
+    redis.call('HSET', seq_key, field, table.concat(replaced, ' '))
+  end
+  return false
 end
 
 -- The segments of the whole run, or of `main`, that are later than a segment of an attempt and count: returns the lowest
