@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 import pytest
-from runlease_coordinator.domain.metrics import Series
+from runlease_coordinator.domain.metrics import Entry, Series, Writer
 from runlease_coordinator.history.reads import HistoryReader, Query
 from runlease_coordinator.history.workers import Workers
 from runlease_coordinator.store import metrics
+from runlease_coordinator.store.metrics import Appended
 
 from tests.support.stores import LiveStore, points_entry, writer_of
 
@@ -40,9 +42,7 @@ class HeldWorkers(Workers):
 
 def log(live: LiveStore, project: str, entries: int) -> None:
     writer = writer_of(project, live.acquire(project).fence)
-    live.run(live.metrics.open_writer(writer))
-    for seq in range(1, entries + 1):
-        live.run(live.metrics.append(writer, points_entry(seq, [(seq, float(seq))])))
+    put(live, writer, *(points_entry(seq, [(seq, float(seq))]) for seq in range(1, entries + 1)))
 
 
 def reads_of(live: LiveStore) -> int:
@@ -89,3 +89,33 @@ def test_who_goes_away_ends_the_read(live: LiveStore, project: str, workers: Hel
     assert before < reads_of(live) <= before + 2
     assert len(live.read(project)) == 1
     assert reads_of(live) > before + 9
+
+
+def test_late_entries_take_their_attempts_place_and_show_when_they_come(live: LiveStore, project: str) -> None:
+    # Given attempt 1, whose steps 2..4 stayed in a spool, and attempt 2, which went on from step 3.
+    first = writer_of(project, live.acquire(project).fence)
+    second_values = [(3, 23.0), (4, 24.0)]
+    put(live, first, points_entry(1, [(0, 10.0), (1, 11.0)]))
+    live.release(project, first.fence, "crashed")
+    second = writer_of(project, live.acquire(project, resume_step=3).fence)
+    put(live, second, points_entry(1, second_values))
+    live.release(project, second.fence, "crashed")
+    cursor = live.run(live.history.moment(project, "r", "r")).position
+    # When they come in, then the read that follows the log sees what of them counts, and the curve is whole.
+    late = replace(writer_of(project, live.acquire(project, sync=True).fence, session="late"), attempt=1)
+    put(live, late, points_entry(2, [(2, 12.0), (3, 13.0), (4, 14.0)]))
+    following = live.run(live.read_history(project, "r", replace(MAIN, after=cursor)))
+    assert [(one.steps.tolist(), one.values.tolist()) for one in following] == [([2], [12.0])]
+    (whole,) = live.read(project)
+    assert list(zip(whole.steps, whole.values, strict=True)) == [(0, 10.0), (1, 11.0), (2, 12.0), *second_values]
+    assert whole.attempts.tolist() == [1, 1, 1, 2, 2]
+    (everything,) = live.read(project, superseded=True)
+    assert everything.superseded is not None
+    assert everything.values.tolist() == [10.0, 11.0, 12.0, 13.0, 23.0, 14.0, 24.0]
+    assert everything.superseded.tolist() == [False, False, False, True, False, True, False]
+
+
+def put(live: LiveStore, writer: Writer, *entries: Entry) -> None:
+    live.run(live.metrics.open_writer(writer))
+    for entry in entries:
+        assert live.run(live.metrics.append(writer, entry)) == Appended(entry.seq)
