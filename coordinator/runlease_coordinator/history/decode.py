@@ -20,6 +20,8 @@ from runlease_coordinator.history.walltime import whole_us
 _Rows = npt.NDArray[np.int64]
 #: A field's number and wire type "length-delimited" in one byte.
 _FIRST, _SECOND, _THIRD = 0x0A, 0x12, 0x1A
+#: Bytes of a varint; longer ones are negative, or beyond 2^63.
+_LONGEST = 9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,18 +147,32 @@ def _varints(payload: bytes, start: int, end: int) -> Ints:
     if start == end:
         return np.empty(0, np.int64)
     data = np.frombuffer(payload, np.uint8, end - start, start)
-    last = np.flatnonzero(data < 0x80)
-    if not len(last) or last[-1] != len(data) - 1:
+    ends = data < 0x80
+    if not ends[-1]:
         raise _Unexpected
+    length = int(ends.argmax()) + 1
+    if length <= _LONGEST and len(data) % length == 0:
+        table = ends.reshape(-1, length)
+        if table[:, -1].all() and not table[:, :-1].any():  # all of one length, as neighbouring steps mostly are
+            return _combined(data.reshape(-1, length))
+    last = np.flatnonzero(ends)
     first = np.empty_like(last)
     first[0] = 0
     np.add(last[:-1], 1, out=first[1:])
-    extra = last - first
-    longest = int(extra.max())
-    if longest > 8:  # negative, or beyond 2^63
+    lengths = last - first + 1
+    longest = int(lengths.max())
+    if longest > _LONGEST:
         raise _Unexpected
     numbers = (data[first] & 0x7F).astype(np.int64)
-    for byte in range(1, longest + 1):
-        longer = slice(None) if int(extra.min()) >= byte else np.flatnonzero(extra >= byte)
+    for byte in range(1, longest):
+        longer = np.flatnonzero(lengths > byte)
         numbers[longer] |= (data[first[longer] + byte] & 0x7F).astype(np.int64) << (7 * byte)
+    return numbers
+
+
+def _combined(table: npt.NDArray[np.uint8]) -> Ints:
+    """Return the numbers of varints of one length, a row each."""
+    numbers = (table[:, 0] & 0x7F).astype(np.int64)
+    for byte in range(1, table.shape[1]):
+        numbers |= (table[:, byte] & 0x7F).astype(np.int64) << (7 * byte)
     return numbers
