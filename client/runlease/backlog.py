@@ -122,7 +122,7 @@ class Backlog:
         for cut in islice(reversed(self._cuts), self.unsent):
             if excess <= 0:
                 break
-            if cut.request is not None and cut.kind != "lost":
+            if cut.request is not None and cut.kind != "lost" and not cut.refused:
                 chosen.append(cut)
                 excess -= cut.size
         for cut in reversed(chosen):  # in order, so that a file holds neighbours
@@ -147,7 +147,7 @@ class Backlog:
         """
         for at in range(self._sent, len(self._cuts)):
             cut = self._cuts[at]
-            if cut.kind != "points":
+            if cut.kind != "points" or cut.refused:
                 continue
             if cut.where is not None:
                 self._drop_file(cut.where.number)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -23,10 +24,12 @@ from runlease.exceptions import (
     RunleaseError,
     StaleFence,
 )
+from runlease.spool.writing import Spool
 from runlease.v1 import metrics_pb2 as pb
 from runlease.writer import LogWriter, WriterSettings
 
 from tests.support.logserver import Fate, LogServer, WriterLog
+from tests.support.spools import header, rows_in, the_session
 from tests.support.wait import until
 
 FAST = WriterSettings(
@@ -244,9 +247,13 @@ def test_many_threads_log_at_once(make: Callable[..., LogWriter], server: LogSer
     assert stats.connected
 
 
-def test_a_signal_handler_may_log_commit_and_flush(make: Callable[..., LogWriter], server: LogServer) -> None:
+@pytest.mark.parametrize("always", [False, True])
+def test_a_signal_handler_may_log_commit_and_flush(
+    make: Callable[..., LogWriter], server: LogServer, tmp_path: Path, always: bool
+) -> None:
     # As a trainer does that saves at SIGTERM, in the middle of its own calls to log.
-    writer, flushed = make(), []
+    spool = Spool(tmp_path, header(), always=always)
+    writer, flushed = make(spool=spool), []
 
     def save(number: int, frame: object) -> None:
         log_steps(writer, 1_000_000)
@@ -268,6 +275,9 @@ def test_a_signal_handler_may_log_commit_and_flush(make: Callable[..., LogWriter
     assert writer.flush(LONG)
     assert all(flushed)
     assert [s for s in steps_of(server.log) if s < 1_000_000] == list(range(step))
+    assert writer.close(LONG)
+    assert writer.leave() is None
+    assert not any((tmp_path / "spool").rglob("*"))
 
 
 # Breaks.
@@ -542,7 +552,89 @@ def test_a_closed_channel_ends_the_writer(server: LogServer) -> None:
     assert writer.stats().lost == 1
 
 
-# Memory.
+# Memory and disk.
+
+
+def test_always_takes_a_lock_and_still_gives_one_order_to_many_threads(
+    make: Callable[..., LogWriter], server: LogServer, tmp_path: Path
+) -> None:
+    # Given a coordinator that goes away in the middle
+    writer = make(spool=Spool(tmp_path, header(), always=True))
+    threads = [
+        threading.Thread(target=log_steps, args=(writer, *range(i * 10_000, i * 10_000 + 1000))) for i in range(4)
+    ]
+    for thread in threads[:2]:
+        thread.start()
+    for thread in threads[:2]:
+        thread.join()
+    assert writer.flush(LONG)
+    server.stop()
+    for thread in threads[2:]:
+        thread.start()
+    for thread in threads[2:]:
+        thread.join()
+    before = [row[0] for row in rows_in(the_session(tmp_path), after=len(server.log.entries))]
+    assert not writer.close(0.3)
+    assert writer.leave() is not None
+    stats = writer.stats()
+    assert (stats.acknowledged, stats.spooled, stats.lost, stats.logged) == (2000, 2000, 0, 4000)
+    session = the_session(tmp_path)
+    assert not session.locked
+    after = [row[0] for row in rows_in(session, after=session.delivered(server.log.seq))]
+    assert before == after  # journal and queue had one order
+    assert sorted(after) == [*range(20_000, 21_000), *range(30_000, 31_000)]
+
+
+def test_what_a_stale_writer_leaves_is_free_for_a_sync_at_once(
+    make: Callable[..., LogWriter], server: LogServer, tmp_path: Path
+) -> None:
+    told: list[RunleaseError] = []
+    writer = make(spool=Spool(tmp_path, header()), on_stale=told.append)
+    log_steps(writer, 0)
+    assert writer.flush(LONG)
+    server.refusal, server.fate = grpc.StatusCode.ABORTED, fates("cut")
+    log_steps(writer, 1)
+    durable = writer.commit(1, "/c", {})
+    with pytest.raises(StaleFence):
+        durable.wait(LONG)
+    wait_until(lambda: bool(told), "on_stale is called")
+    session = the_session(tmp_path)
+    assert not session.locked
+    assert [entry.WhichOneof("payload") for _, entry in session.entries()] == ["points", "commit"]
+    assert (writer.stats().spooled, writer.stats().lost) == (1, 0)
+    assert writer.leave() == session.path
+
+
+def test_a_session_that_is_taken_over_goes_behind_the_other_one(
+    make: Callable[..., LogWriter], server: LogServer, tmp_path: Path
+) -> None:
+    writer = make(spool=Spool(tmp_path, header()))
+    log_steps(writer, 0)
+    assert writer.flush(LONG)
+    with server._lock:
+        server.log.seq += 5
+    server.fate = fates("cut")
+    log_steps(writer, 1)
+    wait_until(lambda: writer.leave() is not None, "it has given up")
+    session = the_session(tmp_path)
+    place = session.delivered(server.log.seq)
+    assert [row[0] for row in rows_in(session, after=place)] == [1]
+    assert session.base == server.log.seq - place
+
+
+def test_what_the_coordinator_was_not_told_is_kept_for_a_sync(
+    make: Callable[..., LogWriter], server: LogServer, tmp_path: Path
+) -> None:
+    writer = make(spool=Spool(tmp_path, header()))
+    log_steps(writer, 0)
+    assert writer.close(LONG)
+    assert not list((tmp_path / "spool").rglob("session"))  # all is delivered, but then the release fails
+    assert writer.keep(changes={"notes": "late", "summary": {"best": "1"}})
+    assert writer.keep(outcome="failed")
+    assert writer.leave() is not None
+    session = the_session(tmp_path)
+    assert (session.outcome, session.base, session.points) == ("failed", 0, 0)
+    assert (session.updates[0].notes, dict(session.updates[0].summary)) == ("late", {"best": "1"})
 
 
 def test_beyond_the_memory_bound_the_oldest_rows_drop(
