@@ -277,3 +277,44 @@ def test_renewals_go_on_while_much_is_archived(start_coordinator: Start, project
         assert run.lease.remaining_s > 0
         assert run.lease.state == "held"
     assert not lost.is_set()
+
+
+def test_every_way_of_reading_gives_the_same(start_coordinator: Start, project: str) -> None:
+    served = start_coordinator("--archive-after", "0.1", "--lock-delay", "0")
+    client = runlease.Client(served.address)
+    cursor = ""
+
+    def answers() -> list[Any]:
+        queries: list[dict[str, Any]] = [
+            {},
+            {"superseded": True},
+            {"keys": ["loss"]},
+            {"key_patterns": ["*s"]},
+            {"min_step": 1_500, "max_step": 4_200},
+            {"max_points": 100},
+            {"writers": ["main", "absent"]},
+            {"after": cursor},
+        ]
+        whole = [client.history(project, "r", **query) for query in queries]
+        pages = [page for query in queries[:5] for page in client.history_pages(project, "r", page_points=997, **query)]
+        return [
+            (list(history.rows()), [list(one.superseded) for one in history.series]) for history in (*whole, *pages)
+        ]
+
+    with contextlib.closing(client):
+        with init(served, project) as run:
+            log(run, 0, 3_000)
+            cursor = client.history(project, "r").cursor
+            run.rewind(step=2_000)
+            log(run, 2_000, 5_000)
+            hot = answers()
+        with raw_store(served) as store:
+            until(lambda: is_archived(store, project))
+            assert answers() == hot
+            with init(served, project, resume_step=4_000) as run:
+                log(run, 4_000, 4_500)
+                assert store.xlen(run_keys(project, "r").log) > 0
+                mixed = answers()
+            assert mixed != hot
+            until(lambda: is_archived(store, project))
+            assert answers() == mixed

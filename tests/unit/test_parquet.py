@@ -92,6 +92,15 @@ def test_every_kind_of_number_survives() -> None:
     assert batch.steps.tolist() == [MAX_STEP - i for i in range(len(values))]
 
 
+def test_late_entries_of_an_attempt_lie_with_it() -> None:
+    builder = PartBuilder()
+    for number, (attempt, seq) in enumerate([(2, 1), (2, 2), (1, 7), (1, 8), (2, 3)]):
+        builder.add("main", "k", rows_of([(number, 0.0), (number, 1.0)], attempt=attempt, seq=seq, number=number))
+    batches = list(read_part(io.BytesIO(builder.to_parquet()), selection(), places=False))
+    assert [(batch.attempt, batch.steps.tolist()) for batch in batches] == [(1, [2, 2, 3, 3]), (2, [0, 0, 1, 1, 4, 4])]
+    assert all(batch.values.tolist() == [0.0, 1.0] * (len(batch.steps) // 2) for batch in batches)
+
+
 def part() -> io.BytesIO:
     """Three entries, of which each holds two keys of two writers."""
     builder = PartBuilder()

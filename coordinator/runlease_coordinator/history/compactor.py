@@ -48,7 +48,7 @@ class Pacing:
     """A run that ended so many seconds ago is archived whatever it has."""
 
     part_points: int = 1 << 20
-    """A part holds so many points at most, and one page of the log: about 40 bytes of memory each."""
+    """A part holds so many points at most, and one page of the log: 24 bytes each, and 48 an entry and key."""
 
     part_bytes: int = 64 << 20
     """A part holds so many bytes of the log at most, and one page of it."""

@@ -15,8 +15,8 @@ from runlease_coordinator.store.store import Store
 #: An object that was begun and never committed is removed after an hour: no compactor writes for so long.
 _BEGUN_LIFE_US = 3_600_000_000
 _PAGE = 256
-#: Entries of a log that are read at once; with batches of about 100 kB some 6 MB.
-_ENTRIES = 64
+#: Entries of a log that are read at once: with batches of about 100 kB some 6 MB; smaller ones get larger pages.
+_FIRST_PAGE, _LARGEST_PAGE, _PAGE_BYTES = 64, 4096, 4 << 20
 #: The name of a part without points, which has no object.
 NO_OBJECT = "-"
 
@@ -147,16 +147,18 @@ class ArchiveStore:
     async def pages(self, claim: Claim) -> AsyncIterator[Page]:
         """Yield the log that is the claim's to archive: behind what is archived, up to the pending cut or the end."""
         log, start = run_keys(claim.project, claim.canonical_id).log, f"({claim.after}"
-        end = str(claim.pending) if claim.pending else "+"
+        end, count = str(claim.pending) if claim.pending else "+", _FIRST_PAGE
         while True:
-            raw = await self._store.reads.call("XRANGE", log, start, end, "COUNT", _ENTRIES)
+            raw = await self._store.reads.call("XRANGE", log, start, end, "COUNT", count)
             if not raw:
                 return
             last = raw[-1][0].decode()
             entries = [entry for one in raw if (entry := log_entry(*one))]
-            yield Page(LogPosition.parse(last), entries, sum(_payload_bytes(flat) for _, flat in raw))
-            if len(raw) < _ENTRIES:
+            size = sum(_payload_bytes(flat) for _, flat in raw)
+            yield Page(LogPosition.parse(last), entries, size)
+            if len(raw) < count:
                 return
+            count = max(_FIRST_PAGE, min(_LARGEST_PAGE, _PAGE_BYTES * count // (size + 1)))
             start = f"({last}"
 
     async def hot_runs(self, partition: int, at_least_bytes: int) -> AsyncIterator[HotRun]:
