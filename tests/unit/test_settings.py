@@ -32,6 +32,40 @@ def test_defaults() -> None:
     )
 
 
+def test_where_histories_are_archived() -> None:
+    embedded = Settings(data_dir=HERE)
+    assert embedded.archive_url == "/srv/runlease/history"
+    external = Settings(data_dir=HERE, store="redis://db:6379")
+    assert external.archive_url is None
+    environ = {
+        "RUNLEASE_HISTORY_URL": "s3://key:hidden@bucket/runs",
+        "RUNLEASE_ARCHIVE_BYTES": "1000",
+        "RUNLEASE_ARCHIVE_AFTER": "2.5",
+        "RUNLEASE_RETENTION": "90",
+    }
+    for store in ("embedded", "redis://db:6379"):
+        got = settings_from_env(environ, store=store)
+        assert got.archive_url == "s3://key:hidden@bucket/runs"
+        assert (got.archive_bytes, got.archive_after_s, got.retention_days) == (1000, 2.5, 90.0)
+        assert "hidden" not in repr(got)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"archive_bytes": 0}, "--archive-bytes is 0"),
+        ({"archive_after_s": -1.0}, "--archive-after is -1 s"),
+        ({"archive_after_s": float("nan")}, "--archive-after is nan s"),
+        ({"retention_days": 0.0}, "--retention is 0 days"),
+        ({"retention_days": float("inf")}, "--retention is inf days"),
+        ({"retention_days": float("nan")}, "--retention is nan days"),
+    ],
+)
+def test_an_archive_that_cannot_be_is_refused(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(StartupError, match=named):
+        Settings(data_dir=HERE, **wrong)
+
+
 def test_flags_win_over_variables_and_variables_over_defaults() -> None:
     environ = {
         "RUNLEASE_LISTEN": "[::1]:9000",

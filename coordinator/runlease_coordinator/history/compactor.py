@@ -11,16 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
+
+from runlease.v1 import metrics_pb2
 
 from runlease_coordinator.domain.archive import Part
 from runlease_coordinator.domain.errors import RunNotFound, Unavailable
 from runlease_coordinator.domain.metrics import LogPosition
 from runlease_coordinator.domain.runs import Run
 from runlease_coordinator.history.decode import decode
+from runlease_coordinator.history.gather import is_small
 from runlease_coordinator.history.objects import ArchiveError, Objects
 from runlease_coordinator.history.parquet import PartBuilder, Rows, segments_parquet
 from runlease_coordinator.history.paths import part_path, segments_path
@@ -245,15 +249,28 @@ def _add_page(builder: PartBuilder, page: Page, attempts: Mapping[int, int]) -> 
     for entry in page.entries:
         # Without an attempt, the fence's grant was taken back, or the fence is that of a forced break.
         attempt = entry.attempt or attempts.get(entry.fence)
-        if attempt is None:
-            continue
-        points = decode(entry.payload, _EVERY_KEY)
-        for column in points.columns:
-            steps, times = points.steps, points.times
-            if column.rows is not None:
-                steps, times = steps[column.rows], times[column.rows]
-            rows = Rows(attempt, entry.segment, entry.seq, entry.position, steps, times, column.values)
-            builder.add(entry.writer, column.key, rows)
+        if attempt is not None:
+            for key, *columns in _series_of(entry.payload):
+                rows = Rows(attempt, entry.segment, entry.seq, entry.position, *columns)
+                builder.add(entry.writer, key, rows)
+
+
+def _series_of(payload: bytes) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Yield each series of an entry: key, steps, times, values."""
+    if is_small(payload):
+        points = metrics_pb2.Points.FromString(payload)
+        steps, times = list(points.steps), list(points.times)
+        for series in points.series:
+            rows = series.rows
+            picked = ([steps[row] for row in rows], [times[row] for row in rows]) if rows else (steps, times)
+            yield series.key, *picked, list(series.values)
+        return
+    decoded = decode(payload, _EVERY_KEY)
+    for column in decoded.columns:
+        if column.rows is None:
+            yield column.key, decoded.steps, decoded.times, column.values
+        else:
+            yield column.key, decoded.steps[column.rows], decoded.times[column.rows], column.values
 
 
 _EVERY_KEY = KeyFilter()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from runlease_coordinator.domain.metrics import Floats, Ints, LogPosition
 from runlease_coordinator.domain.runs import Segment
@@ -24,16 +25,16 @@ _DICTIONARY = ("writer", "key", "attempt", "segment", "seq", "fence", "entry")
 
 
 class Rows(NamedTuple):
-    """What one entry logged of one key; ``position`` is the entry's place in the log."""
+    """What one entry logged of one key; ``position`` is the entry's place in the log. Lists are faster for few rows."""
 
     attempt: int
     segment: int
     seq: int
     position: LogPosition
-    steps: Ints
+    steps: Ints | list[int]
     #: UNIX seconds.
-    times: Floats
-    values: Floats
+    times: Floats | list[float]
+    values: Floats | list[float]
 
 
 class _Columns(NamedTuple):
@@ -60,9 +61,9 @@ class _Series:
     def add(self, rows: Rows) -> None:
         self.lengths.append(len(rows.steps))
         self._places.extend((rows.attempt, rows.segment, rows.seq, *rows.position))
-        self._steps.frombytes(rows.steps.astype(np.int64, copy=False).tobytes())
-        self._times.frombytes(rows.times.astype(np.float64, copy=False).tobytes())
-        self._values.frombytes(rows.values.astype(np.float64, copy=False).tobytes())
+        _extend(self._steps, rows.steps)
+        _extend(self._times, rows.times)
+        _extend(self._values, rows.values)
 
     def step_range(self) -> tuple[int, int]:
         steps = np.frombuffer(self._steps, np.int64)
@@ -81,6 +82,13 @@ class _Series:
         lengths, places, starts = lengths[order], places[order], starts[order]
         rows = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(len(steps))
         return _Columns(lengths, places, steps[rows], times[rows], values[rows])
+
+
+def _extend(column: array[Any], numbers: npt.NDArray[Any] | list[Any]) -> None:
+    if isinstance(numbers, list):
+        column.extend(numbers)
+    else:
+        column.frombytes(numbers.tobytes())
 
 
 class PartBuilder:
