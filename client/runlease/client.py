@@ -366,17 +366,26 @@ class Client:
         return self._call(self._read_history, request)
 
     def history_pages(
-        self, project: str, id: str, keys: Iterable[str] | None = None, *, page_points: int = 1_000_000, **options: Any
+        self,
+        project: str,
+        id: str,
+        keys: Iterable[str] | None = None,
+        *,
+        page_points: int = 1_000_000,
+        page_token: str = "",
+        **options: Any,
     ) -> Iterator[History]:
         """Yield a history in parts of at most ``page_points`` points, by key, then step: for what memory cannot hold.
 
-        All parts are of one moment. ``options`` are those of `history`.
+        All parts are of one moment. ``page_token`` goes on behind an earlier part, by its ``next_page_token``, also of
+        another process; the rest must be asked for as it was then. ``options`` are those of `history`.
 
         Raises:
             RunNotFound: there is none.
             InvalidArgument: points expired while they were read.
         """
         request = history_request(run_ref(project, id), keys=keys, page_points=page_points, **options)
+        request.page_token = page_token
         while True:
             page: History = self._call(self._read_history, request)
             yield page

@@ -330,7 +330,7 @@ COMMANDS = (
         "link",
         "ls",
     ),
-    *("serve", "show", "undelete", "update", "version", "watch"),
+    *("serve", "show", "sink", "undelete", "update", "version", "watch"),
 )
 
 

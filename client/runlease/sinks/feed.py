@@ -1,0 +1,89 @@
+"""What a run has that its target does not: pages of points, each with the segments by which it was judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runlease.client import Client
+from runlease.exceptions import InvalidArgument
+from runlease.history import History
+from runlease.records import RunRecord
+from runlease.sinks.state import State
+
+#: Points of one read: what a sink holds in memory, and at most sends again after it was killed.
+PAGE_POINTS = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A segment that counts: what was logged before it, at or above ``step``, is superseded."""
+
+    name: str
+    step: int
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Points to send, the starts to announce before them, and the position behind them."""
+
+    record: RunRecord
+    history: History
+    starts: tuple[Start, ...]
+    cursor: str
+    token: str
+
+
+def read_page(client: Client, project: str, id: str, writer: str, state: State) -> Page:
+    """Read the next page behind a state.
+
+    Raises:
+        RunNotFound, CoordinatorUnavailable.
+    """
+    record = client.get_run(project, id)
+    if state.created_s and record.created_s != state.created_s:
+        raise AnotherRun(f"{project}/{id} is another run than before")
+    while True:
+        history = _read(client, project, id, writer, state)
+        again = client.get_run(project, id)
+        # A segment that came to count in between would hide points that are in the page, or not.
+        if list(starts_of(again, writer)) == list(starts_of(record, writer)):
+            break
+        record = again
+    # All pages of one read are of one moment, judged by the segments of that moment: those were announced with the
+    # first page, and what came to count since is announced with the next read.
+    starts = () if state.page else tuple(one for one in starts_of(again, writer) if one.name not in state.segments)
+    token = history.next_page_token
+    return Page(again, history, starts, state.cursor if token else history.cursor, token)
+
+
+class AnotherRun(Exception):
+    """The run was purged, and another one has its name now."""
+
+
+def starts_of(record: RunRecord, writer: str) -> Iterator[Start]:
+    """Yield the segments that count for a writer, in their order."""
+    for attempt in record.attempts:
+        for segment in attempt.segments:
+            if segment.counts and segment.writer in ("", writer):
+                # A second rewind before a write lowers its segment's start: then there is another one to tell of.
+                name = f"{attempt.attempt}.{segment.segment}@{segment.start}"
+                yield Start(name, segment.start, attempt.granted_s)
+
+
+def _read(client: Client, project: str, id: str, writer: str, state: State) -> History:
+    def page(token: str) -> History:
+        pages = client.history_pages(
+            project, id, writers=[writer], after=state.cursor, page_points=PAGE_POINTS, page_token=token
+        )
+        return next(pages)
+
+    if state.page:
+        try:
+            return page(state.page)
+        except InvalidArgument as error:
+            if error.field != "page_token":
+                raise
+            state.page = ""  # its moment cannot be read any more: begin this read anew
+    return page("")
