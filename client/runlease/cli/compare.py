@@ -9,7 +9,7 @@ import click
 
 from runlease import plot, terminal
 from runlease.cli.errors import CANNOT_START, Failure
-from runlease.cli.options import connection_options, open_client, output_option, run_path_callback
+from runlease.cli.options import connection_options, keys_like_option, open_client, output_option, run_path_callback
 from runlease.cli.output import cell, count, echo_json, json_cell, number, printable
 from runlease.comparison import ConfigDifference, KeyComparison, compare_config, difference
 from runlease.comparison import compare as compare_histories
@@ -39,6 +39,7 @@ has all steps unless --max-points is given.
 @click.argument("a", callback=run_path_callback, metavar="A")
 @click.argument("b", callback=run_path_callback, metavar="B")
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="Only this metric; can be given several times.")
+@keys_like_option
 @click.option("--min-step", type=_STEP, metavar="STEP", help="From this step on.")
 @click.option("--max-step", type=_STEP, metavar="STEP", help="Up to and including this step.")
 @click.option(
@@ -54,6 +55,7 @@ def compare(
     a: tuple[str, str],
     b: tuple[str, str],
     keys: tuple[str, ...],
+    key_patterns: tuple[str, ...],
     min_step: int | None,
     max_step: int | None,
     max_points: int | None,
@@ -65,7 +67,7 @@ def compare(
     """Compare the metrics and the config of runs A and B, each as PROJECT/RUN."""
     if plotted and output == "json":
         raise click.UsageError("--plot and -o json exclude each other")
-    query: dict[str, Any] = {"keys": keys, "min_step": min_step, "max_step": max_step}
+    query: dict[str, Any] = {"keys": keys, "key_patterns": key_patterns, "min_step": min_step, "max_step": max_step}
     with open_client(coordinator, token) as client:
         records = client.get_run(*a), client.get_run(*b)
         histories = client.history(*a, **query), client.history(*b, **query)

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import click
 
 from runlease.cli.errors import CANNOT_START, Failure
-from runlease.cli.options import connection_options, open_client, owner
+from runlease.cli.options import connection_options, keys_like_option, open_client, owner
 from runlease.cli.output import count, printable
 from runlease.client import Client
 from runlease.export import FORMATS, MISSING_PYARROW, TargetExists, new_file, open_rows, write_wide
@@ -22,6 +22,8 @@ from runlease.ids import canonical_id
 
 _STEP = click.IntRange(min=0)
 _SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+#: Points of one read, and of a Parquet file's row group: what an export holds in memory.
+_PAGE_POINTS = 1_000_000
 #: Seconds between two states of the progress line.
 _PROGRESS_S = 0.2
 
@@ -34,6 +36,7 @@ class _Selection:
     wide: bool
     superseded: bool
     keys: tuple[str, ...]
+    key_patterns: tuple[str, ...]
     writers: tuple[str, ...]
     min_step: int | None
     max_step: int | None
@@ -70,6 +73,7 @@ none. Parquet needs `pip install 'runlease[arrow]'`.
     help="[default: by the file's ending; csv on stdout, parquet in a directory]",
 )
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="Only this metric; can be given several times.")
+@keys_like_option
 @click.option("--min-step", type=_STEP, metavar="STEP", help="From this step on.")
 @click.option("--max-step", type=_STEP, metavar="STEP", help="Up to and including this step.")
 @click.option(
@@ -88,6 +92,7 @@ def export(
     to: str | None,
     form: str | None,
     keys: tuple[str, ...],
+    key_patterns: tuple[str, ...],
     min_step: int | None,
     max_step: int | None,
     writers: tuple[str, ...],
@@ -106,7 +111,7 @@ def export(
     if to_stdout and not single:
         raise click.UsageError("several runs go to a directory: give --to DIR")
     form = form or _form_of(to, into is not None)
-    what = _Selection(form, wide, superseded, keys, writers, min_step, max_step)
+    what = _Selection(form, wide, superseded, keys, key_patterns, writers, min_step, max_step)
     try:
         with open_client(coordinator, token) as client:
             if to_stdout or to is None:
@@ -184,10 +189,12 @@ def _write(client: Client, project: str, id: str, what: _Selection, stream: Bina
 
 
 def _parts(client: Client, project: str, id: str, what: _Selection) -> Iterator[History]:
-    yield client.history(
+    return client.history_pages(
         project,
         id,
-        keys=what.keys,
+        what.keys,
+        page_points=_PAGE_POINTS,
+        key_patterns=what.key_patterns,
         min_step=what.min_step,
         max_step=what.max_step,
         superseded=what.superseded,

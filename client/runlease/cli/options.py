@@ -50,6 +50,14 @@ def run_path(run: RunRecord) -> str:
 run_argument = click.argument("run", callback=run_path_callback, metavar="PROJECT/RUN")
 project_argument = click.argument("project", required=False, callback=_project)
 
+keys_like_option = click.option(
+    "--keys-like",
+    "key_patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Also metrics like this: `*` is any characters, `?` one.",
+)
+
 output_option = click.option(
     "-o",
     "--output",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from runlease.cli.options import connection_options, open_client, owner
 from runlease.cli.output import count, printable
 from runlease.exceptions import InvalidArgument
 from runlease.ids import MAIN_WRITER, check_writer
+from runlease.settings import read_environment
 from runlease.sinks import BrokenState, Follower, MissingPackage, Target, TargetError
 from runlease.sinks.state import InUse
 
@@ -146,7 +146,7 @@ def _run(
     coordinator: str | None,
     token: str | None,
 ) -> None:
-    folder = state or Path(os.environ.get("RUNLEASE_DIR") or ".runlease") / "sinks"
+    folder = state or Path(read_environment().directory or ".runlease") / "sinks"
     with _until_signalled() as stop, _named_failures(), open_client(coordinator, token) as client:
         target = open_target()
         follower = Follower(client, target, *owner, sink=name, folder=folder, writer=writer, stop=stop, tell=_tell)

@@ -13,8 +13,6 @@ from runlease.history import History, Series
 
 FORMATS = ("parquet", "csv", "jsonl")
 MISSING_PYARROW = "Parquet needs pyarrow: pip install 'runlease[arrow]'"
-#: Rows of a row group: large enough to compress well, small enough to hold.
-_ROW_GROUP = 1_000_000
 #: Rows that become text at a time.
 _ROWS_A_WRITE = 65_536
 _COLUMNS = ("key", "step", "value", "time", "attempt", "writer")
@@ -89,53 +87,23 @@ class _JsonLines:
 
 
 class _Parquet:
-    """Collects rows and writes them a row group at a time."""
+    """Writes each part as a row group of its own; keys and writers are dictionaries."""
 
     def __init__(self, stream: BinaryIO, superseded: bool) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._arrow = pa
-        types = [pa.string(), pa.int64(), pa.float64(), pa.float64(), pa.int64(), pa.string()]
-        fields = list(zip(_COLUMNS, types, strict=True)) + ([("superseded", pa.bool_())] if superseded else [])
-        self._schema = pa.schema(fields)
+        self._schema = History(()).to_arrow().schema
+        if superseded:
+            self._schema = self._schema.append(pa.field("superseded", pa.bool_()))
         self._writer = pq.ParquetWriter(stream, self._schema, compression="zstd")
-        self._waiting: list[Any] = []
-        self._rows = 0
 
     def write(self, part: History) -> None:
-        for series in part.series:
-            batch = self._batch(series)
-            self._waiting.append(batch)
-            self._rows += len(batch)
-        if self._rows >= _ROW_GROUP:
-            self._flush()
+        if len(part):
+            self._writer.write_table(part.to_arrow())
 
     def close(self) -> None:
-        self._flush()
         self._writer.close()
-
-    def _batch(self, series: Series) -> Any:
-        pa = self._arrow
-        count = len(series.steps)
-        columns = [
-            pa.repeat(series.key, count),
-            pa.array(series.steps, pa.int64()),
-            pa.array(series.values, pa.float64(), from_pandas=False),
-            pa.array(series.times, pa.float64(), from_pandas=False),
-            pa.array(series.attempts, pa.int64()),
-            pa.repeat(series.writer, count),
-        ]
-        if "superseded" in self._schema.names:
-            columns.append(pa.array(series.superseded or [False] * count, pa.bool_()))
-        return pa.record_batch(columns, schema=self._schema)
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(
-                self._arrow.Table.from_batches(self._waiting, self._schema), row_group_size=_ROW_GROUP
-            )
-        self._waiting, self._rows = [], 0
 
 
 def json_number(value: float) -> float | str:

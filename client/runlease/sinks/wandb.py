@@ -8,14 +8,30 @@ has one already: superseded points stay, and after a sink was killed its last po
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from runlease.records import RunRecord
 from runlease.sinks.target import Memo, MissingPackage, Row, RunTarget, TargetError
+from runlease.sinks.wandbfile import WandbFile
 
 STEP, ATTEMPT = "runlease/step", "runlease/attempt"
+#: Nothing of this process belongs to the run: neither its output and its machine nor the code around it.
+_SETTINGS = {
+    "console": "off",
+    "disable_code": True,
+    "disable_git": True,
+    "silent": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    # Seconds between two writes of what W&B's own process holds: nothing else makes it write.
+    "x_transaction_log_flush_interval": 0.5,
+}
+#: How long W&B's own process may take to write, in seconds, and how often to look.
+_WRITTEN_WITHIN_S, _LOOK_S = 60.0, 0.1
 #: Keys that W&B sets itself.
 _RESERVED = ("_step", "_runtime", "_timestamp", "_wandb")
 
@@ -59,16 +75,10 @@ class Wandb:
 
         def start() -> Any:
             self._directory.mkdir(parents=True, exist_ok=True)
-            # Nothing of this process belongs to the run: neither its output and its machine nor the code around it.
-            settings = self._wandb.Settings(
-                console="off",
-                disable_code=True,
-                disable_git=True,
-                silent=True,
-                x_disable_meta=True,
-                x_disable_stats=True,
-                **({"mode": "offline"} if self._offline else {}),
-            )
+            known = dir(self._wandb.Settings())
+            settings = {name: value for name, value in _SETTINGS.items() if name in known}
+            if self._offline:
+                settings["mode"] = "offline"
             return self._wandb.init(
                 entity=self._entity,
                 project=self._project or record.project,
@@ -80,7 +90,7 @@ class Wandb:
                 dir=str(self._directory),
                 resume=None if self._offline else "allow",
                 reinit="create_new",
-                settings=settings,
+                settings=self._wandb.Settings(**settings),
             )
 
         return _WandbRun(_reached(start))
@@ -93,6 +103,8 @@ class Wandb:
 class _WandbRun:
     def __init__(self, run: Any) -> None:
         self._run = run
+        self._file = WandbFile(Path(run.dir).parent / f"run-{run.id}.wandb")
+        self._logged = 0
         for own in (STEP, ATTEMPT):
             run.define_metric(own, hidden=True)
         run.define_metric("*", step_metric=STEP)
@@ -105,11 +117,16 @@ class _WandbRun:
         for row in rows:
             values = {f"metric/{key}" if key in _RESERVED else key: value for key, value in row.values.items()}
             own = {STEP: row.step, ATTEMPT: row.attempt, "_timestamp": row.time}
-            _reached(lambda content=values | own: self._run.log(content))
+            _reached(partial(self._run.log, values | own))
+            self._logged += 1
 
     def flush(self) -> Memo:
-        """Wait until W&B's own process has written what it was given."""
-        _reached(self._run.status)
+        """Wait until W&B's own process has written to its file what it was given; it does not say so itself."""
+        deadline = time.monotonic() + _WRITTEN_WITHIN_S
+        while (written := _reached(self._file.rows)) < self._logged:
+            if time.monotonic() >= deadline:
+                raise TargetError(f"W&B has written {written} of {self._logged} rows to its file")
+            time.sleep(_LOOK_S)
         return {}
 
     def end(self, record: RunRecord) -> None:
@@ -121,7 +138,7 @@ class _WandbRun:
         _reached(self._run.finish)
 
 
-def _reached(call: Callable[..., _T]) -> _T:
+def _reached(call: Callable[[], _T]) -> _T:
     try:
         return call()
     except Exception as error:  # W&B raises its own and Python's
