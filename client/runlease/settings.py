@@ -47,7 +47,7 @@ class Environment:
     """`RUNLEASE_SPOOL`: overflow, always or never."""
 
     directory: str = ""
-    """`RUNLEASE_DIR`: where spools lie."""
+    """`RUNLEASE_DIR`: where spools lie, and what sinks remember."""
 
     silent: bool = False
     """`RUNLEASE_SILENT`: no entry lines on stderr."""

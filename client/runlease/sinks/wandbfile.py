@@ -7,6 +7,7 @@ See https://github.com/google/leveldb/blob/main/doc/log_format.md.
 from __future__ import annotations
 
 import struct
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,11 @@ class WandbFile:
             ValueError: it has another format.
         """
         from google.protobuf.message import DecodeError
-        from wandb.proto import wandb_internal_pb2
 
-        kind_of: Any = wandb_internal_pb2.Record
+        record: Any = import_module("wandb.proto.wandb_internal_pb2").Record
         try:
             for content in self._new_records():
-                self._rows += kind_of.FromString(content).WhichOneof("record_type") == "history"
+                self._rows += record.FromString(content).WhichOneof("record_type") == "history"
         except DecodeError as error:
             raise ValueError(f"{self._path} is not as W&B's files were: {error}") from None
         return self._rows
