@@ -181,10 +181,9 @@ def _write(client: Client, project: str, id: str, what: _Selection, stream: Bina
     parts = progress.counted(_parts(client, project, id, what))
     if what.wide:
         return write_wide(what.form, stream, parts)
-    rows = open_rows(what.form, stream, superseded=what.superseded)
-    for part in parts:
-        rows.write(part)
-    rows.close()
+    with contextlib.closing(open_rows(what.form, stream, superseded=what.superseded)) as rows:
+        for part in parts:
+            rows.write(part)
     return progress.points
 
 

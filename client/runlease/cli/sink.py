@@ -26,13 +26,13 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _EPILOG = """\b
 Examples:
   runlease sink tensorboard speech --logdir tb
-  runlease sink mlflow speech/nbs1e6hk --tracking-uri sqlite:///mlflow.db --once
+  runlease sink mlflow speech --tracking-uri sqlite:///mlflow.db --once
   runlease sink wandb speech --offline --dir wandb-files
 
-A sink is a process of its own that reads the history and follows it; a project's
-new runs are taken up as they come. It remembers how far it got, so that it can
-be stopped (Ctrl-C, SIGTERM), killed and started again. What a target shows after
-a resume is told in the README.
+A sink is a process of its own that reads the history and follows it; new
+runs of a project are taken up as they come. It remembers how far it got, so
+that it can be stopped (Ctrl-C, SIGTERM), killed and started again. What each
+target shows after a resume is told in the README.
 """
 
 
