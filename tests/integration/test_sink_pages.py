@@ -117,7 +117,7 @@ def test_pages_go_on_where_a_sink_died(
                 failures += 1
         assert failures >= 3
         assert Counter(target.kept) == shown(client, project, "r")
-    assert target.starts == [20]
+    assert set(target.starts) == {20}  # told again where the page behind it failed
     assert target.ends == ["finished", "finished"]
 
 
