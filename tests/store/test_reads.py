@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import pytest
-from runlease_coordinator.domain.metrics import Entry, Series, Writer
+from runlease_coordinator.domain.metrics import Batch, Entry, LogPosition, Series, Writer
+from runlease_coordinator.history.archive import ArchivedLog
 from runlease_coordinator.history.reads import HistoryReader, Query
+from runlease_coordinator.history.selection import Selection
 from runlease_coordinator.history.workers import Workers
+from runlease_coordinator.store import archive as archive_store
 from runlease_coordinator.store import metrics
 from runlease_coordinator.store.metrics import Appended
 
+from tests.support.archive import Archiving
 from tests.support.stores import LiveStore, points_entry, writer_of
 
 _P = ParamSpec("_P")
@@ -119,3 +124,44 @@ def put(live: LiveStore, writer: Writer, *entries: Entry) -> None:
     live.run(live.metrics.open_writer(writer))
     for entry in entries:
         assert live.run(live.metrics.append(writer, entry)) == Appended(entry.seq)
+
+
+class BusyArchive:
+    """An archive that takes in another part whenever somebody asks how far it is."""
+
+    def __init__(self, archiving: Archiving, project: str, live: LiveStore) -> None:
+        self.archiving, self.project = archiving, project
+        self.log = ArchivedLog(archiving.store, archiving.objects)
+        self.asked = 0
+
+    async def archived(self, project: str, canonical_id: str) -> LogPosition:
+        self.asked += 1
+        await self.archiving.compactor.compact(project, canonical_id)
+        return await self.log.archived(project, canonical_id)
+
+    def batches(self, project: str, canonical_id: str, selection: Selection) -> AsyncIterator[Sequence[Batch]]:
+        return self.log.batches(project, canonical_id, selection)
+
+
+@pytest.mark.parametrize("start", [1, 40, 100])
+def test_what_is_archived_while_it_is_read_is_read_once(
+    live: LiveStore, project: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    # Given parts of 10 entries and pages of 64, when a part is archived between any two steps of a read.
+    monkeypatch.setattr(archive_store, "_FIRST_PAGE", 10)
+    monkeypatch.setattr(archive_store, "_LARGEST_PAGE", 10)
+    log(live, project, 3 * PAGE)
+    archiving = Archiving(live, tmp_path, part_points=10)
+    busy = BusyArchive(archiving, project, live)
+    reader = HistoryReader(live.runs, live.metrics, busy)
+    query = replace(MAIN, min_step=start)
+    moment = live.run(reader.moment(project, "r", "r"))
+
+    async def steps() -> list[int]:
+        return [step async for one in reader.series(moment, query) for step in one.steps.tolist()]
+
+    before = archiving.hot_entries(project)
+    for _ in range(8):
+        assert live.run(steps()) == list(range(start, 3 * PAGE + 1))
+    assert busy.asked > 8  # a page was torn, and more than once
+    assert archiving.hot_entries(project) < before

@@ -16,28 +16,20 @@ from runlease_coordinator.store.metrics import LogEntry, MetricStore
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What was selected of one page of a stream, where it lies, and its entries, if they were to be kept."""
+    """What was selected of one page of a stream, and where it lies."""
 
     first: LogPosition
     last: LogPosition
     batches: Sequence[Batch]
-    entries: Sequence[LogEntry]
 
 
 class HotLog:
     """Reads streams; the next page is on its way while one is decoded."""
 
-    def __init__(self, metrics: MetricStore, workers: Workers, *, keeps_entries: bool) -> None:
-        """Take the operations of logs, and threads to decode in.
-
-        Args:
-            metrics: the logs.
-            workers: the threads.
-            keeps_entries: entries may be archived while they are read, so that `behind` must tell them apart.
-        """
+    def __init__(self, metrics: MetricStore, workers: Workers) -> None:
+        """Take the operations of logs, and threads to decode in."""
         self._metrics = metrics
         self._workers = workers
-        self._keeps_entries = keeps_entries
 
     async def pages(
         self, project: str, canonical_id: str, attempt_of: Mapping[int, int], selection: Selection
@@ -57,27 +49,13 @@ class HotLog:
                 coming = asyncio.ensure_future(anext(raw_pages, None))
                 batches = await self._workers.run(batches_of, entries, attempt_of, selection)
                 if batches:
-                    kept = entries if self._keeps_entries else ()
-                    found.append(Page(entries[0].position, entries[-1].position, batches, kept))
+                    found.append(Page(entries[0].position, entries[-1].position, batches))
         finally:
             coming.cancel()
             await asyncio.wait((coming,))  # what became of it does not matter: it ended above, or nobody asks
             if not coming.cancelled():
                 coming.exception()
         return found
-
-    async def behind(
-        self, pages: Iterable[Page], position: LogPosition, attempt_of: Mapping[int, int], selection: Selection
-    ) -> list[Batch]:
-        """Return what pages hold behind a position: up to there, the archive has it meanwhile."""
-        kept: list[Batch] = []
-        for page in pages:
-            if page.first > position:
-                kept += page.batches
-            elif page.last > position:
-                rest = [entry for entry in page.entries if entry.position > position]
-                kept += await self._workers.run(batches_of, rest, attempt_of, selection)
-        return kept
 
 
 def batches_of(entries: Iterable[LogEntry], attempt_of: Mapping[int, int], selection: Selection) -> list[Batch]:

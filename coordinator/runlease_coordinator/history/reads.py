@@ -52,7 +52,7 @@ class HistoryReader:
         self._runs = runs
         #: For callers, too, that have heavy work to do on what is read.
         self.workers = workers or Workers()
-        self._hot = HotLog(metrics, self.workers, keeps_entries=archive is not None)
+        self._hot = HotLog(metrics, self.workers)
         self._archive: Archive = archive or NoArchive()
 
     def close(self) -> None:
@@ -121,11 +121,17 @@ class HistoryReader:
         run, attempts = stretch.canonical_id, stretch.attempt_of
         pages = await self._hot.pages(project, run, attempts, selection)
         archived = await self._archive.archived(project, run)
+        while any(page.first <= archived < page.last for page in pages):
+            # The archive reaches into a page: of this one only the rest is wanted, if that is not archived meanwhile.
+            (torn,) = (page for page in pages if page.first <= archived < page.last)
+            rest = await self._hot.pages(project, run, attempts, replace(selection, after=archived, upto=torn.last))
+            pages = [*rest, *(page for page in pages if page.first > archived)]
+            archived = await self._archive.archived(project, run)
         found: list[Batch] = []
         if archived > selection.after:
             async for portion in self._archive.batches(project, run, selection.until(archived)):
                 found += portion
-        return found + await self._hot.behind(pages, archived, attempts, selection)
+        return found + [batch for page in pages if page.first > archived for batch in page.batches]
 
 
 def _turns(places: Iterable[tuple[str, str]], found: Sequence[_Groups]) -> Iterator[list[tuple[str, str, _Layers]]]:
