@@ -103,8 +103,13 @@ class LogServer(metrics_pb2_grpc.MetricServiceServicer):
         #: How many streams were ended by the client's half-close.
         self.clean_ends = 0
         self._lock = threading.Lock()
-        self._port = 0
+        self._port = self._streams = 0
         self._server: grpc.Server | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no stream is open."""
+        return self._streams == 0
 
     @property
     def address(self) -> str:
@@ -125,6 +130,17 @@ class LogServer(metrics_pb2_grpc.MetricServiceServicer):
             self._server = None
 
     def Append(
+        self, request_iterator: Iterator[pb.AppendRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.AppendResponse]:
+        with self._lock:
+            self._streams += 1
+        try:
+            yield from self._serve(request_iterator, context)
+        finally:
+            with self._lock:
+                self._streams -= 1
+
+    def _serve(
         self, request_iterator: Iterator[pb.AppendRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.AppendResponse]:
         first = next(request_iterator)

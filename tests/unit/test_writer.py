@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -753,3 +754,72 @@ def test_an_end_while_others_log_keeps_the_books(make: Callable[..., LogWriter],
     arrived = steps_of(server.log)
     assert arrived == list(range(len(arrived)))
     assert stats.acknowledged <= len(arrived) <= stats.logged
+
+
+# SIGKILL.
+
+JOURNALED = """
+import sys, time
+from pathlib import Path
+import grpc
+from runlease.spool.writing import Spool
+from runlease.v1 import runs_pb2, spool_pb2
+from runlease.writer import LogWriter, WriterSettings
+
+run = runs_pb2.RunRef(project="p", id="r")
+header = spool_pb2.SpoolHeader(run=run, session="s", created=1e9, fence=7, attempt=1, writer="main")
+settings = WriterSettings(drain_interval_s=0.005, batch_points=40, backoff_min_s=0.01, backoff_max_s=0.02)
+spool = Spool(Path(sys.argv[2]), header, always=True)
+writer = LogWriter(grpc.insecure_channel(sys.argv[1]), "p", "r", 7, settings=settings, spool=spool, session="s")
+step = 0
+while True:
+    writer.log(step, 1e9 + step, ("loss",), (step / 4,))
+    if step % 97 == 0:
+        writer.commit(step, "/c", {})
+    if step % 301 == 300:
+        writer.rewind(step)
+    step += 1
+    if step % 50 == 47 and float(sys.argv[3]):
+        time.sleep(float(sys.argv[3]))  # all is acknowledged; what follows is in the journal only
+    if step % 50 == 0:
+        print(step, flush=True)
+"""
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.03])
+@pytest.mark.parametrize("seed", range(4))
+def test_after_a_sigkill_at_any_moment_all_that_was_logged_comes_back_once(
+    server: LogServer, tmp_path: Path, seed: int, pause_s: float
+) -> None:
+    chance = random.Random(seed)
+    # Given a connection that breaks now and then, with or without the entry stored
+    server.fate = lambda entry: chance.choices(["ack", "mute", "cut", "cut-after"], [60, 5, 1, 1])[0]  # type: ignore[return-value]
+    with subprocess.Popen(
+        [sys.executable, "-c", JOURNALED, server.address, str(tmp_path), str(pause_s)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(chance.randrange(1, 20 if pause_s else 200)):
+            logged = int(process.stdout.readline())
+        process.kill()
+        logged = max([logged, *map(int, process.stdout.read().split("\n")[:-1])])
+    wait_until(lambda: server.idle, "what was under way has arrived")
+    # when the rest is read from its spool
+    session, log = the_session(tmp_path), server.log
+    for place, spooled in session.entries(after=session.delivered(log.seq)):
+        entry = pb.Entry.FromString(spooled.SerializeToString())
+        entry.seq = (session.base or 0) + place
+        entry.segment = log.segment + (log.written and entry.HasField("rewind"))
+        assert log.take(entry).HasField("ack")
+    # then every row is there, once and in order, with the commits and rewinds between them.
+    last = log.rows[-1][0]
+    assert last + 1 >= logged
+    story = [(what[1], what[2]) for what in log.story]
+    expected: list[tuple[str, int]] = []
+    for step in range(last + 1):
+        expected.append(("row", step))
+        expected += [("commit", step)] if step % 97 == 0 else []
+        expected += [("rewind", step)] if step % 301 == 300 else []
+    assert story in (expected, expected[:-1], expected[:-2])  # the last call may have been killed before it wrote
+    assert session.damages == []
