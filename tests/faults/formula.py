@@ -40,6 +40,11 @@ class Column:
     steps: NDArray[np.int64]
     values: NDArray[np.float64]
 
+    def last(self, count: int) -> Column:
+        """Return the last points."""
+        start = len(self.steps) - count
+        return Column(self.steps[start:], self.values[start:])
+
     def visible(self) -> Column:
         """Return the last point of each step, where steps never fall."""
         last = np.append(self.steps[1:] != self.steps[:-1], True)

@@ -26,7 +26,7 @@ from runlease.exceptions import RunleaseError
 
 from tests.faults.formula import RANKS, points_of, steps_for
 from tests.faults.site import Site
-from tests.faults.verify import Difference, check_checkpoints, check_history, check_log
+from tests.faults.verify import Difference, check_checkpoints, check_history, check_log, check_spools
 
 PROJECT, RUN = "faults", "ranks"
 #: Checkpoints of the whole run.
@@ -48,11 +48,13 @@ class Plan:
     faults: int
     #: Points that a rank logs a second, and those of it that may wait before it logs on.
     rate: int = 25_000
-    backlog: int = 100_000
+    backlog: int = 400_000
+    #: Bytes of a rank's memory for points that wait; the others go to its spool.
+    memory: int = 1 << 20
     #: Part of the time for which limits shall hold the ranks back.
     throttle: float = 0.2
-    #: Further flags of the coordinators.
-    flags: tuple[str, ...] = ()
+    #: A run with so many bytes in the store is archived.
+    archive_bytes: int = 16 << 20
 
     @property
     def steps(self) -> int:
@@ -73,6 +75,10 @@ class Summary:
     points: int = 0
     seconds: float = 0.0
     throttled_s: float = 0.0
+    #: Of all ranks, at most, at one moment.
+    spooled: int = 0
+    #: Points that the store still holds; the others are in the archive.
+    hot: int = 0
     checkpoints: int = 0
     faults: Counter[str] = field(default_factory=Counter)
 
@@ -82,7 +88,8 @@ class Summary:
             f"seed {plan.seed}, store {plan.store}: {self.points:,} points of {RANKS} ranks in {self.seconds:.0f} s, "
             f"{self.points / self.seconds:,.0f} points/s\n"
             f"faults: {done or 'none'}\n"
-            f"throttled: {self.throttled_s:.1f} s, {self.throttled_s / self.seconds:.0%} of the time\n"
+            f"throttled: {self.throttled_s:.1f} s, {self.throttled_s / self.seconds:.0%} of the time; "
+            f"in spools at most: {self.spooled:,} points; archived: {self.points - self.hot:,}\n"
             f"every point is there once and in order; {self.checkpoints} checkpoints"
         )
 
@@ -92,7 +99,7 @@ class Rank:
 
     def __init__(self, site: Site, plan: Plan, number: int) -> None:
         wish = {"project": PROJECT, "id": RUN, "rank": number, "steps": plan.steps, "commit_every": plan.commit_every}
-        wish |= {"rate": plan.rate, "backlog": plan.backlog}
+        wish |= {"rate": plan.rate, "backlog": plan.backlog, "memory": plan.memory}
         self.told: dict[str, Any] = {}
         self._stderr: list[str] = []
         self.process = subprocess.Popen(
@@ -199,6 +206,8 @@ class Training:
 
     def _watch(self, total: int) -> None:
         acknowledged, now = sum(rank.acknowledged for rank in self._ranks), time.monotonic()
+        spooled = sum(rank.told.get("spooled", 0) for rank in self._ranks)
+        self.summary.spooled = max(self.summary.spooled, spooled)
         if acknowledged > self._acknowledged:
             self._acknowledged, self._moved_at = acknowledged, now
         told = [rank.told for rank in self._ranks]
@@ -228,8 +237,8 @@ class Training:
 
     def _check_counts(self, told: dict[str, Any]) -> None:
         logged = points_of(self._plan.steps)
-        counts = {name: told[name] for name in ("logged", "acknowledged", "dropped", "rejected", "lost")}
-        if counts != {"logged": logged, "acknowledged": logged, "dropped": 0, "rejected": 0, "lost": 0}:
+        counts = {name: told[name] for name in ("logged", "acknowledged", "spooled", "dropped", "rejected", "lost")}
+        if counts != dict.fromkeys(counts, 0) | {"logged": logged, "acknowledged": logged}:
             raise Difference(f"a rank that logged {logged} points counts {counts}")
 
     def close(self) -> None:
@@ -245,7 +254,7 @@ def run(plan: Plan, say: Callable[[str], None] = print) -> Summary:
     Raises:
         Difference: the first one.
     """
-    site = Site(plan.store, *plan.flags)
+    site = Site(plan.store, "--archive-bytes", str(plan.archive_bytes))
     try:
         training = Training(site, plan, say)
         try:
@@ -254,7 +263,8 @@ def run(plan: Plan, say: Callable[[str], None] = print) -> Summary:
             training.close()
         say("compare")
         with site.open_store() as store:
-            check_log(store, PROJECT, RUN, plan.steps)
+            summary.hot = check_log(store, PROJECT, RUN, plan.steps)
+        check_spools(site.spools)
         with runlease.Client(site.steady_address, timeout_s=READ_TIMEOUT_S) as client:
             check_history(client, PROJECT, RUN, plan.steps)
             summary.checkpoints = check_checkpoints(client, PROJECT, RUN, plan.steps, plan.commit_every)
@@ -271,11 +281,23 @@ def main() -> int:
     parser.add_argument("--store", choices=("embedded", "redis"), default="embedded")
     parser.add_argument("--faults", type=int, help="default: one for 250 000 points, 6 at least")
     parser.add_argument("--rate", type=int, default=25_000, help="points a second of a rank")
-    parser.add_argument("--backlog", type=int, default=100_000, help="points of a rank that may wait")
+    parser.add_argument("--memory", type=int, default=1 << 20, help="bytes of a rank's memory for points that wait")
+    parser.add_argument("--archive-bytes", type=int, default=16 << 20, help="bytes in the store that are archived")
+    parser.add_argument("--backlog", type=int, default=400_000, help="points of a rank that may wait")
     parser.add_argument("--throttle", type=float, default=0.2, help="part of the time that limits hold back")
     args = parser.parse_args()
     faults = max(6, args.points // 250_000) if args.faults is None else args.faults
-    plan = Plan(args.points, args.seed, args.store, faults, args.rate, args.backlog, args.throttle)
+    plan = Plan(
+        args.points,
+        args.seed,
+        args.store,
+        faults,
+        args.rate,
+        args.backlog,
+        args.memory,
+        args.throttle,
+        args.archive_bytes,
+    )
     print(plan, flush=True)
     began = time.monotonic()
     try:

@@ -1,7 +1,7 @@
 """One rank of a training that logs by the formula: a process of its own, with the SDK as trainers have it.
 
     python -m tests.faults.rank '{"project": "p", "id": "r", "rank": 0, "steps": 1000, "commit_every": 500,
-                                  "rate": 25000, "backlog": 100000}'
+                                  "rate": 25000, "backlog": 100000, "memory": 1048576}'
 
 Tells on stdout, one JSON object a line, what `run.stats()` says: now and then, and ("done": true) once all that it
 logged is acknowledged. Then it waits for the end of stdin, and finishes the run.
@@ -14,10 +14,13 @@ import json
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import runlease
+import runlease.start
 from runlease.stats import Stats
+from runlease.writersettings import WriterSettings
 
 from tests.faults.formula import RANKS, WRITERS, points_of, rows
 
@@ -30,6 +33,12 @@ def main() -> None:
     """Log all steps."""
     wish = json.loads(sys.argv[1])
     rank = wish["rank"]
+    # So that an outage of seconds is enough for the spool; the default of 64 MiB would take minutes.
+    memory = wish["memory"]
+    small = partial(
+        WriterSettings, buffer_bytes=memory, window_bytes=memory // 4, batch_bytes=min(256 << 10, memory // 16)
+    )
+    runlease.start.WriterSettings = small  # type: ignore[assignment,misc]
     run = runlease.init(
         project=wish["project"],
         id=wish["id"],
@@ -58,7 +67,9 @@ def _train(run: runlease.Run, wish: dict[str, Any]) -> None:
     for step in range(wish["steps"]):
         if step % 100 == 0:
             time.sleep(max(0.0, began + points_of(step) / wish["rate"] - time.monotonic()))
-            while _waiting(run.stats()) > wish["backlog"]:  # what memory has no room for would be dropped
+            while (
+                _waiting(run.stats()) > wish["backlog"]
+            ):  # a training that outruns its spool for ever would lose points
                 time.sleep(0.01)
         for row in rows(rank, step):
             run.log(row, step=step)

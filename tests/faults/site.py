@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import redis
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
 from tests.support.redis import RedisServer
+from tests.support.wait import until
 
 #: Seconds that a fault of a connection lasts.
 _SHORT_S, _LONG_S = 0.2, 2.0
@@ -34,13 +36,14 @@ class Site:
             flags: of the coordinators.
         """
         self._stack = contextlib.ExitStack()
+        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rlf-", dir="/tmp")))
         self._redis: RedisServer | None = None
         self._coordinators: list[CoordinatorProcess] = []
         self._proxies: list[Proxy] = []
         try:
             if store == "redis":
                 self._redis = self._start_redis()
-                flags = (*flags, "--store", self._redis.url)
+                flags = (*flags, "--store", self._redis.url, "--history-url", str(self._folder / "history"))
             for _ in range(2 if self._redis else 1):
                 one = CoordinatorProcess("--log-level", "warning", *flags)
                 self._stack.callback(one.close)
@@ -77,7 +80,12 @@ class Site:
     @property
     def env(self) -> dict[str, str]:
         """The environment of clients under test."""
-        return self._coordinators[0].env | {"RUNLEASE_COORDINATOR": self.address}
+        return self._coordinators[0].env | {"RUNLEASE_COORDINATOR": self.address, "RUNLEASE_DIR": str(self.spools)}
+
+    @property
+    def spools(self) -> Path:
+        """Where clients under test put what memory has no room for."""
+        return self._folder / "runlease"
 
     def open_store(self) -> redis.Redis:
         """Connect to the store itself."""
@@ -126,19 +134,23 @@ class Site:
             self._redis.kill()
             self._redis.start()
             return
-        before = self._coordinators[0].store_pid
+        before = self._store_pid()
         _kill(before)
-        deadline = time.monotonic() + 60
-        while self._coordinators[0].store_pid == before:
-            assert time.monotonic() < deadline, "the store was not started again"
-            time.sleep(0.05)
+        until(lambda: self._store_pid() not in (before, 0))
+
+    def _store_pid(self) -> int:
+        """Return the embedded store's process, 0 while there is none."""
+        try:
+            return self._coordinators[0].store_pid
+        except FileNotFoundError:
+            return 0
 
     def kill_both(self, random: Random) -> None:
         """SIGKILL the store and all coordinators."""
         if self._redis is not None:
             self._redis.kill()
         else:
-            _kill(self._coordinators[0].store_pid)
+            _kill(self._store_pid())
         for one in self._coordinators:
             one.kill()
         if self._redis is not None:
@@ -173,5 +185,7 @@ class Site:
 
 
 def _kill(pid: int) -> None:
+    if not pid:
+        return
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

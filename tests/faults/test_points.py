@@ -18,12 +18,13 @@ STEPS = 300
 def test_four_ranks_through_faults(store: str, request: pytest.FixtureRequest) -> None:
     if store == "redis":
         request.getfixturevalue("redis_binary")
-    plan = Plan(points=120_000, seed=7, store=store, faults=6, rate=6000, backlog=20_000)
+    plan = Plan(120_000, 7, store, 6, rate=6000, memory=64 << 10, archive_bytes=256 << 10)
     said: list[str] = []
     summary = run(plan, said.append)
     assert summary.points >= 120_000
     assert sorted(summary.faults) == ["cut", "kill both", "kill coordinator", "kill store", "lose replies", "stall"]
     assert summary.throttled_s > 0
+    assert summary.spooled > 0
     assert summary.checkpoints == 20
     assert "every point is there once and in order" in str(summary)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import redis
 import runlease
 from numpy.typing import NDArray
+from runlease.spool.reading import find_sessions
 from runlease.v1 import metrics_pb2
 from runlease_coordinator.store.keys import run_keys
 
@@ -44,17 +46,22 @@ def _point(column: Column, row: int) -> str:
 
 
 def check_log(store: redis.Redis, project: str, run_id: str, steps: int) -> int:
-    """Compare the log itself, entry by entry, in its order; returns the number of points.
+    """Compare the log that the store holds, entry by entry, in its order; returns its number of points.
+
+    What is archived is not there any more: then the rest of each column is.
 
     Raises:
         Difference: a point or a whole entry is missing, is there twice, or is not where it belongs.
     """
+    keys = run_keys(project, run_id)
+    archived = bool(store.exists(keys.parts))
     parts: dict[tuple[str, str], list[Column]] = {}
-    seqs = dict.fromkeys(WRITERS, 0)
-    for writer, seq, kind, payload in _entries(store, run_keys(project, run_id).log):
-        seqs[writer] += 1
-        if seq != seqs[writer]:
-            raise Difference(f"log of {writer}: entry {seq} stands where {seqs[writer]} belongs")
+    seqs: dict[str, int] = {}
+    for writer, seq, kind, payload in _entries(store, keys.log):
+        expected = seqs.get(writer, seq if archived else 1)
+        if seq != expected:
+            raise Difference(f"log of {writer}: entry {seq} stands where {expected} belongs")
+        seqs[writer] = seq + 1
         if kind == b"p":
             for key, column in _columns(payload):
                 parts.setdefault((writer, key), []).append(column)
@@ -63,7 +70,8 @@ def check_log(store: redis.Redis, project: str, run_id: str, steps: int) -> int:
         for key in KEYS:
             pieces = parts.pop((writer, key), [])
             found = Column(_joined([p.steps for p in pieces]), _joined([p.values for p in pieces]))
-            compare(f"log of {writer}, {key}", found, column_of(rank, key, steps))
+            wanted = column_of(rank, key, steps)
+            compare(f"log of {writer}, {key}", found, wanted.last(len(found.steps)) if archived else wanted)
             total += len(found.steps)
     if parts:
         raise Difference(f"nobody logged {sorted(parts)}")
@@ -108,6 +116,17 @@ def check_history(client: runlease.Client, project: str, run_id: str, steps: int
     if points != total:
         raise Difference(f"the record counts {points} points, not {total}")
     return total
+
+
+def check_spools(directory: Path) -> None:
+    """Look for what should have gone when it was acknowledged.
+
+    Raises:
+        Difference: something is left.
+    """
+    found = find_sessions(directory)
+    if found.sessions or found.unreadable:
+        raise Difference(f"left in spools: {found}")
 
 
 def _read(client: runlease.Client, project: str, run_id: str, writer: str, key: str, *, superseded: bool) -> Column:
