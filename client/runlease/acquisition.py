@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import sys
 import time
@@ -14,7 +15,7 @@ import tenacity
 from runlease.channel import CALL_TIMEOUT_S, Caller
 from runlease.client import milliseconds, run_ref
 from runlease.clock import suspend_aware
-from runlease.exceptions import CoordinatorUnavailable, LeaseHeld, RunNotFound, StaleFence
+from runlease.exceptions import CoordinatorUnavailable, LeaseHeld, RunNotFound, StaleFence, Throttled
 from runlease.grants import Grant, grant_of
 from runlease.holder import Holder
 from runlease.liveness import is_dead
@@ -40,27 +41,36 @@ class Acquired:
     took_s: float
 
 
-class Acquirer:
-    """One `init`'s way to its lease; a retry carries the nonce of the try before."""
+class PatientAcquirer:
+    """One way to a lease; a retry carries the nonce of the try before."""
+
+    #: Whether a nonce whose attempt has ended is followed by another try, as somebody else.
+    _takes_new_nonces = False
 
     def __init__(
         self,
-        request: Request,
+        message: leases_pb2.AcquireRequest,
         this: Holder,
-        auto_keys: Sequence[str],
         channel: grpc.Channel,
         address: str,
         metadata: Sequence[tuple[str, str]],
+        *,
+        wait_s: float | None,
+        connect_timeout_s: float,
     ) -> None:
-        """Take the wish, who wishes, the automatic keys to bind or to search by, and the way to the coordinator."""
-        self._request = request
+        """Take the wish, who wishes, the way to the coordinator, and how long to wait for others and for it.
+
+        ``wait_s`` None means the default, which depends on who holds the run.
+        """
+        self._message = message
         self._this = this
         self._call = Caller(address, metadata)
         self._stub = leases_pb2_grpc.LeaseServiceStub(channel)
-        self._message = acquire_request(request, this, auto_keys)
+        self._wait_s, self._connect_timeout_s = wait_s, connect_timeout_s
         self._started = time.monotonic()
-        self._held_until: float | None = None if request.wait_s is None else self._started + request.wait_s
+        self._held_until: float | None = None if wait_s is None else self._started + wait_s
         self._away_until: float | None = None
+        self._throttled_until: float | None = None
         self._disproved: set[int] = set()
         self._said: tuple[object, ...] = ()
         self._backoff = tenacity.wait_random_exponential(multiplier=0.1, max=2.0)
@@ -70,12 +80,14 @@ class Acquirer:
 
         Raises:
             LeaseHeld: not within the time that the request may wait; the message names the holder.
+            StaleFence: the attempt of the request's own nonce has ended (`init` takes another one).
+            Throttled: the project's processes acquired too fast, all the time.
             RunExists, RunNotFound, RunDeleted, RunIdCollision: as the resume mode says.
             CoordinatorUnavailable: nobody answered in time.
         """
-        wait_s = self._request.connect_timeout_s if self._request.member else 0.0
-        if self._request.wait_s is not None:
-            wait_s = self._request.wait_s
+        wait_s = self._connect_timeout_s if self._message.member else 0.0
+        if self._wait_s is not None:
+            wait_s = self._wait_s
         if wait_s:
             # The first look is short: its holder may be dead, on this machine, and people want to know who it is.
             self._plan_wait(wait_s, local=True)
@@ -90,23 +102,15 @@ class Acquirer:
         try:
             response = self._call.once(self._stub.Acquire, self._message, timeout_s)
         except StaleFence:  # the attempt of an earlier try has ended meanwhile
-            self._message.nonce = secrets.token_hex(16)
+            if self._takes_new_nonces:
+                self._message.nonce = secrets.token_hex(16)
             raise
         except RunNotFound as error:
             raise self._not_found(error) from error
         return Acquired(grant_of(response.grant), sent_at, suspend_aware() - sent_at)
 
     def _not_found(self, error: RunNotFound) -> RunNotFound:
-        request = self._request
-        if request.fork_from is not None:
-            return error
-        no_mode = f"{request.id!r} is no mode ({', '.join(RESUME_MODES)}), so it names a run that must exist"
-        how = "resume_from" if request.resume_from else f"resume={no_mode if request.by_id else 'must'}"
-        return RunNotFound(
-            f'run {request.project}/{request.id} does not exist ({how}); resume="allow" creates it',
-            project=request.project,
-            run_id=request.id,
-        )
+        return error
 
     def _worth_another_try(self, state: tenacity.RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
@@ -116,9 +120,13 @@ class Acquirer:
             return self._prove_dead(error) or self._wait_on(error, now)
         if isinstance(error, CoordinatorUnavailable):
             if self._away_until is None:
-                self._away_until = now + self._request.connect_timeout_s
+                self._away_until = now + self._connect_timeout_s
             return now < self._away_until
-        return isinstance(error, StaleFence)
+        if isinstance(error, Throttled):
+            if self._throttled_until is None:
+                self._throttled_until = now + max(self._connect_timeout_s, self._wait_s or 0.0)
+            return now < self._throttled_until
+        return isinstance(error, StaleFence) and self._takes_new_nonces
 
     def _prove_dead(self, error: LeaseHeld) -> bool:
         """Say with the next try that the holder is dead, if we can tell; once for each of its leases."""
@@ -152,16 +160,7 @@ class Acquirer:
         return True
 
     def _default_wait_s(self, error: LeaseHeld) -> float:
-        request, holder = self._request, error.holder
-        if error.reason == "NO_HOLDER":
-            return request.connect_timeout_s
-        ours = holder is not None and (
-            (holder.job_id != "" and holder.job_id == request.job_id)
-            or (holder.group != "" and holder.group == request.group)
-        )
-        if ours or request.resume == "auto":
-            return error.ttl_s + error.lock_delay_s + _GRACE_S
-        return 0.0
+        return error.ttl_s + error.lock_delay_s + _GRACE_S
 
     def _plan_wait(self, left_s: float, *, local: bool) -> None:
         call_s = min(left_s, _WAIT_BESIDE_HOLDER_S if local else _WAIT_A_CALL_S)
@@ -170,6 +169,10 @@ class Acquirer:
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, Throttled):  # jitter, or all that were refused come back at once
+            return error.retry_after_s * random.Random().uniform(
+                1.0, 1.5
+            )  # the global one is the training's, and seeded
         if not isinstance(error, CoordinatorUnavailable):  # the server waits for us
             return 0.0
         left_s = max(0.0, self._away_until - time.monotonic()) if self._away_until is not None else 0.0
@@ -194,6 +197,48 @@ class Acquirer:
                 what = "the process of this group that shall hold it has not started it yet"
         place = f", place {error.place}" if error.place else ""
         print(f"runlease: waiting for {path}, {what}{place}", file=sys.stderr, flush=True)
+
+
+class Acquirer(PatientAcquirer):
+    """One `init`'s way to its lease."""
+
+    _takes_new_nonces = True
+
+    def __init__(
+        self,
+        request: Request,
+        this: Holder,
+        auto_keys: Sequence[str],
+        channel: grpc.Channel,
+        address: str,
+        metadata: Sequence[tuple[str, str]],
+    ) -> None:
+        """Take the wish, who wishes, the automatic keys to bind or to search by, and the way to the coordinator."""
+        message, patience_s = acquire_request(request, this, auto_keys), request.connect_timeout_s
+        super().__init__(message, this, channel, address, metadata, wait_s=request.wait_s, connect_timeout_s=patience_s)
+        self._request = request
+
+    def _not_found(self, error: RunNotFound) -> RunNotFound:
+        request = self._request
+        if request.fork_from is not None:
+            return error
+        no_mode = f"{request.id!r} is no mode ({', '.join(RESUME_MODES)}), so it names a run that must exist"
+        how = "resume_from" if request.resume_from else f"resume={no_mode if request.by_id else 'must'}"
+        return RunNotFound(
+            f'run {request.project}/{request.id} does not exist ({how}); resume="allow" creates it',
+            project=request.project,
+            run_id=request.id,
+        )
+
+    def _default_wait_s(self, error: LeaseHeld) -> float:
+        request, holder = self._request, error.holder
+        if error.reason == "NO_HOLDER":
+            return request.connect_timeout_s
+        ours = holder is not None and (
+            (holder.job_id != "" and holder.job_id == request.job_id)
+            or (holder.group != "" and holder.group == request.group)
+        )
+        return super()._default_wait_s(error) if ours or request.resume == "auto" else 0.0
 
 
 def acquire_request(request: Request, this: Holder, auto_keys: Sequence[str]) -> leases_pb2.AcquireRequest:

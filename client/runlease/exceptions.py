@@ -176,10 +176,12 @@ class StaleFence(RunleaseError):
         reason: the coordinator's word for it, e.g. ``STALE_FENCE``, ``LEASE_ENDED``, ``SESSION_TAKEN``.
         current_fence: the run's fence now (0 where unknown).
         holder: who holds the run now, where somebody does.
+        attempt: of an ended nonce (``NONCE_ENDED``): the attempt that it opened (0: none, a sync).
     """
 
     reason: str = "STALE_FENCE"
     current_fence: int = 0
+    attempt: int = 0
     holder: Holder | None = None
 
 

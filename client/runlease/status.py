@@ -130,6 +130,7 @@ def error_from(error: grpc.RpcError, *, coordinator: str = "") -> exceptions.Run
             stale = exceptions.StaleFence(text, **run)
             stale.reason = details.reason or "STALE_FENCE"
             stale.current_fence, stale.holder = details.number("fence"), details.holder
+            stale.attempt = details.number("attempt") if stale.reason == "NONCE_ENDED" else 0
             return stale
         case _Code.RESOURCE_EXHAUSTED if "larger than max" in text:  # by the sender or the receiver, no rate limit
             return exceptions.InvalidArgument(f"{text}: send less at once", field="(request)")

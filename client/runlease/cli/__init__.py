@@ -20,6 +20,7 @@ from runlease.cli.operate import break_lease, delete, link, undelete, update
 from runlease.cli.runs import list_runs, show
 from runlease.cli.serve import bootstrap, serve
 from runlease.cli.sink import sink
+from runlease.cli.sync import sync
 from runlease.cli.version import generate_run_id, version
 from runlease.version import __version__
 
@@ -61,6 +62,7 @@ def program() -> None:
 _COMMANDS = (
     *(serve, demo, list_runs, show, history, export, compare, sink, watch, events),
     *(break_lease, update, link, limits, delete, undelete),
+    *(break_lease, update, link, limits, sync, delete, undelete),
     *(bootstrap, generate_run_id, version),
 )
 for command in _COMMANDS:
