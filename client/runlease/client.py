@@ -414,6 +414,7 @@ class Client:
         project_points: int | None = None,
         project_bytes: int | None = None,
         burst_s: float | None = None,
+        acquires: int | None = None,
     ) -> Limits:
         """Set rate limits (see `Limits`) of a project (None) or a run, at once; None leaves one alone, 0 is unlimited.
 
@@ -429,6 +430,7 @@ class Client:
             project_points=project_points,
             project_bytes=project_bytes,
             burst_s=burst_s,
+            acquires=acquires,
         )
         request = metrics_pb2.SetLimitsRequest(project=project, id=id, limits=change)
         return limits_of(self._call(self._metrics.SetLimits, request).limits)

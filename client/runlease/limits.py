@@ -1,4 +1,4 @@
-"""Rate limits of metrics, as the coordinator enforces them."""
+"""Rate limits, as the coordinator enforces them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class Limits:
     """Bytes of all runs of the project together."""
 
     burst_s: float
-    """How far above a rate a burst may go, in seconds' worth."""
+    """How far above a rate of points or bytes a burst may go, in seconds' worth."""
+
+    acquires: int
+    """Calls that acquire runs of the project."""
 
 
 def limits_of(message: pb.Limits) -> Limits:
@@ -37,6 +40,7 @@ def limits_of(message: pb.Limits) -> Limits:
         project_points=message.project_points,
         project_bytes=message.project_bytes,
         burst_s=message.burst_s,
+        acquires=message.acquires,
     )
 
 

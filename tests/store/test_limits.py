@@ -5,17 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runlease_coordinator.domain.errors import RunDeleted, RunNotFound
+from runlease.v1 import metrics_pb2 as pb
+from runlease_coordinator.domain.errors import InvalidField, RunDeleted, RunNotFound
+from runlease_coordinator.domain.errors import Throttled as TooManyCalls
+from runlease_coordinator.domain.leases import Acquisition, Patience, ResumeMode
 from runlease_coordinator.domain.limits import DEFAULTS, LARGEST_POINTS, Limits, LimitsChange
 from runlease_coordinator.domain.metrics import Entry, EntryKind, Writer
+from runlease_coordinator.rpc.limits import change_of
+from runlease_coordinator.store import leases as lease_module
 from runlease_coordinator.store.keys import run_keys
 from runlease_coordinator.store.metrics import Appended, Gap, MetricStore, Throttled
 
-from tests.support.stores import LiveStore, commit_entry, rewind_entry, writer_of
+from tests.support.stores import HOLDER, LiveStore, commit_entry, rewind_entry, writer_of
 
 _PROJECTS = (f"limits-{number}" for number in itertools.count())
 SECOND_US = 1_000_000
@@ -147,7 +153,7 @@ def test_nothing_is_kept_of_what_is_unlimited(live: LiveStore, project: str) -> 
     log = log_of(live, project)
     assert [log.put(100_000) for _ in range(20)] == [Appended(seq) for seq in range(1, 21)]
     keys = run_keys(project, "r")
-    assert not live.raw.exists(keys.gcra)
+    assert live.raw.hkeys(keys.gcra) == ["acquires"]
     assert live.raw.hmget(keys.run, "tat.points", "tat.bytes") == [None, None]
 
 
@@ -205,3 +211,54 @@ def test_limits_of_a_run_go_with_it(live: LiveStore, project: str) -> None:
     assert not live.raw.exists(run_keys(project, "r").limits)
     live.acquire(project)
     assert live.run(live.limits.get(project, "r", "r")) == DEFAULTS
+
+
+# Acquires
+
+
+def test_acquires_of_a_project_are_bounded_and_told_when_to_come_again(live: LiveStore, project: str) -> None:
+    change(live, project, acquires=1)
+    with mock.patch.object(lease_module, "ACQUIRES_BURST_S", 30.0):
+        live.raw.hset(run_keys(project, "r").gcra, "acquires", str(live.now_us() + 29 * SECOND_US))
+        granted, refusal = 0, None
+        while refusal is None:
+            try:
+                fence = live.acquire(project, f"r{granted}").fence
+                granted += 1
+            except TooManyCalls as error:
+                refusal = error
+        assert 2 <= granted <= 4  # what is left of the burst, the one that ends it, and what a slow machine's time paid
+        assert 0 < refusal.retry_after_us <= 2 * SECOND_US
+        # A refused call takes nothing; renewals and releases have no limit; other projects have their own.
+        live.raw.hset(run_keys(project, "r").gcra, "acquires", str(live.now_us() + 31 * SECOND_US))
+        used, before = live.raw.hgetall(run_keys(project, "r").gcra), live.dump(project)
+        for _ in range(3):
+            with pytest.raises(TooManyCalls):
+                live.acquire(project)
+        assert (live.raw.hgetall(run_keys(project, "r").gcra), live.dump(project)) == (used, before)
+        live.run(live.leases.renew(project, f"r{granted - 1}", fence))
+        live.release(project, fence, run_id=f"r{granted - 1}")
+        assert live.acquire(next(_PROJECTS)).attempt == 1
+        change(live, project, acquires=0)
+        assert live.acquire(project).attempt == 1
+
+
+def test_looks_of_a_call_that_waits_count_once(live: LiveStore, project: str) -> None:
+    fence = live.acquire(project).fence
+    change(live, project, acquires=1)
+    keys = run_keys(project, "r")
+    live.raw.hdel(keys.gcra, "acquires")
+    with mock.patch.object(lease_module, "_REFRESH_S", 0.01), mock.patch.object(lease_module, "ACQUIRES_BURST_S", 0.0):
+        wish = Acquisition(project, "r", "r", ResumeMode.ALLOW, "n", 30 * SECOND_US, HOLDER)
+        waiting = live.spawn(live.leases.acquire(wish, Patience(20 * SECOND_US)))
+        stats = live.raw.info("commandstats")["cmdstat_evalsha"]["calls"]
+        while live.raw.info("commandstats")["cmdstat_evalsha"]["calls"] < stats + 20:  # looks, not sleeps
+            pass
+        live.release(project, fence)
+        assert waiting.result(20).attempt == 2
+
+
+def test_a_run_has_no_limit_of_acquires() -> None:
+    with pytest.raises(InvalidField) as caught:
+        change_of(pb.Limits(acquires=1), of_run=True)
+    assert caught.value.field == "limits.acquires"

@@ -1,4 +1,4 @@
-"""`runlease limits`: how fast a project and its runs may log."""
+"""`runlease limits`: how fast a project and its runs may log, and acquire."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _NAMES = (
     ("run_bytes", "a run", "bytes/s"),
     ("project_points", "all runs of the project", "points/s"),
     ("project_bytes", "all runs of the project", "bytes/s"),
+    ("acquires", "all runs of the project", "acquires/s"),
 )
 _rate = click.IntRange(min=0)
 
@@ -31,7 +32,7 @@ _owner_argument = click.argument("owner", callback=_owner, metavar="PROJECT[/RUN
 
 
 @click.group(
-    short_help="Show or set how fast runs may log.",
+    short_help="Show or set how fast runs may log and start.",
     epilog="""\b
 Examples:
   runlease limits show speech
@@ -41,15 +42,16 @@ Examples:
 \b
 Where nothing is set:
   a run                     200 000 points/s and 16 MiB/s
-  all runs of a project   2 000 000 points/s and 128 MiB/s
+  all runs of a project   2 000 000 points/s and 128 MiB/s, 2 000 acquires/s
   burst                          10 seconds' worth above the rate
 
 What is above a limit waits at its trainer, whose loop goes on; points that a
-checkpoint waits for are taken in at once, and charged.
+checkpoint waits for are taken in at once, and charged. A process that acquires
+above the limit tries again by itself; renewals and releases have none.
 """,
 )
 def limits() -> None:
-    """Show or set the rate limits of metrics, of a project or of one of its runs."""
+    """Show or set the rate limits of a project or of one of its runs."""
 
 
 @limits.command(short_help="Show the limits in force.")
@@ -72,7 +74,8 @@ def show(owner: _Owner, output: str, coordinator: str | None, token: str | None)
 @click.option("--run-bytes", type=_rate, metavar="N", help="Bytes a second of each run.")
 @click.option("--project-points", type=_rate, metavar="N", help="Points a second of the project's runs together.")
 @click.option("--project-bytes", type=_rate, metavar="N", help="Bytes a second of the project's runs together.")
-@click.option("--burst", type=click.FloatRange(0, 3600), metavar="S", help="Seconds' worth above the rate.")
+@click.option("--acquires", type=_rate, metavar="N", help="Acquires a second of the project's runs together.")
+@click.option("--burst", type=click.FloatRange(0, 3600), metavar="S", help="Seconds' worth above the rates of metrics.")
 @connection_options
 def set_(
     owner: _Owner,
@@ -80,6 +83,7 @@ def set_(
     run_bytes: int | None,
     project_points: int | None,
     project_bytes: int | None,
+    acquires: int | None,
     burst: float | None,
     coordinator: str | None,
     token: str | None,
@@ -89,7 +93,7 @@ def set_(
     They hold from the next batch on, for every coordinator of the store. A run that has none of its own follows its
     project.
     """
-    if all(value is None for value in (run_points, run_bytes, project_points, project_bytes, burst)):
+    if all(value is None for value in (run_points, run_bytes, project_points, project_bytes, acquires, burst)):
         raise click.UsageError("nothing to set: give --run-points, --run-bytes, --project-points or another limit")
     with open_client(coordinator, token) as client:
         found = client.set_limits(
@@ -98,6 +102,7 @@ def set_(
             run_bytes=run_bytes,
             project_points=project_points,
             project_bytes=project_bytes,
+            acquires=acquires,
             burst_s=burst,
         )
     project, run_id = owner

@@ -47,7 +47,8 @@ class LeaseServiceServicer(object):
         must / absent                 NOT_FOUND            RUN_NOT_FOUND
         any / deleted                 FAILED_PRECONDITION  RUN_DELETED
         another spelling of an ID     FAILED_PRECONDITION  RUN_ID_COLLISION
-        a nonce whose attempt ended   ABORTED              NONCE_ENDED
+        a nonce whose attempt ended   ABORTED              NONCE_ENDED, metadata: attempt (0: of a sync)
+        too many calls a second       RESOURCE_EXHAUSTED   THROTTLED, QuotaFailure, RetryInfo
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

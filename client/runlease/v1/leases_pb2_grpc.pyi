@@ -35,7 +35,8 @@ class LeaseServiceStub:
       must / absent                 NOT_FOUND            RUN_NOT_FOUND
       any / deleted                 FAILED_PRECONDITION  RUN_DELETED
       another spelling of an ID     FAILED_PRECONDITION  RUN_ID_COLLISION
-      a nonce whose attempt ended   ABORTED              NONCE_ENDED
+      a nonce whose attempt ended   ABORTED              NONCE_ENDED, metadata: attempt (0: of a sync)
+      too many calls a second       RESOURCE_EXHAUSTED   THROTTLED, QuotaFailure, RetryInfo
     """
 
     Renew: grpc.UnaryUnaryMultiCallable[
@@ -68,7 +69,8 @@ class LeaseServiceAsyncStub:
       must / absent                 NOT_FOUND            RUN_NOT_FOUND
       any / deleted                 FAILED_PRECONDITION  RUN_DELETED
       another spelling of an ID     FAILED_PRECONDITION  RUN_ID_COLLISION
-      a nonce whose attempt ended   ABORTED              NONCE_ENDED
+      a nonce whose attempt ended   ABORTED              NONCE_ENDED, metadata: attempt (0: of a sync)
+      too many calls a second       RESOURCE_EXHAUSTED   THROTTLED, QuotaFailure, RetryInfo
     """
 
     Renew: grpc.aio.UnaryUnaryMultiCallable[
@@ -103,7 +105,8 @@ class LeaseServiceServicer(metaclass=abc.ABCMeta):
           must / absent                 NOT_FOUND            RUN_NOT_FOUND
           any / deleted                 FAILED_PRECONDITION  RUN_DELETED
           another spelling of an ID     FAILED_PRECONDITION  RUN_ID_COLLISION
-          a nonce whose attempt ended   ABORTED              NONCE_ENDED
+          a nonce whose attempt ended   ABORTED              NONCE_ENDED, metadata: attempt (0: of a sync)
+          too many calls a second       RESOURCE_EXHAUSTED   THROTTLED, QuotaFailure, RetryInfo
         """
 
     @abc.abstractmethod

@@ -236,18 +236,20 @@ class HistoryResponse(_message.Message):
     def __init__(self, key: _Optional[str] = ..., writer: _Optional[str] = ..., steps: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ..., times: _Optional[_Iterable[float]] = ..., attempts: _Optional[_Iterable[int]] = ..., superseded: _Optional[_Iterable[bool]] = ..., packed_steps: _Optional[bytes] = ..., packed_values: _Optional[bytes] = ..., packed_times: _Optional[bytes] = ..., packed_attempts: _Optional[bytes] = ..., nan_in_bucket: _Optional[_Iterable[bool]] = ..., cursor: _Optional[str] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("run_points", "run_bytes", "project_points", "project_bytes", "burst_s")
+    __slots__ = ("run_points", "run_bytes", "project_points", "project_bytes", "burst_s", "acquires")
     RUN_POINTS_FIELD_NUMBER: _ClassVar[int]
     RUN_BYTES_FIELD_NUMBER: _ClassVar[int]
     PROJECT_POINTS_FIELD_NUMBER: _ClassVar[int]
     PROJECT_BYTES_FIELD_NUMBER: _ClassVar[int]
     BURST_S_FIELD_NUMBER: _ClassVar[int]
+    ACQUIRES_FIELD_NUMBER: _ClassVar[int]
     run_points: int
     run_bytes: int
     project_points: int
     project_bytes: int
     burst_s: float
-    def __init__(self, run_points: _Optional[int] = ..., run_bytes: _Optional[int] = ..., project_points: _Optional[int] = ..., project_bytes: _Optional[int] = ..., burst_s: _Optional[float] = ...) -> None: ...
+    acquires: int
+    def __init__(self, run_points: _Optional[int] = ..., run_bytes: _Optional[int] = ..., project_points: _Optional[int] = ..., project_bytes: _Optional[int] = ..., burst_s: _Optional[float] = ..., acquires: _Optional[int] = ...) -> None: ...
 
 class GetLimitsRequest(_message.Message):
     __slots__ = ("project", "id")

@@ -10,6 +10,7 @@ DomainError
 ├── NoHolder          a member's group does not hold the run
 ├── BadBranch         a fork, rewind, link or purge that cannot be
 ├── Stale             the fence, nonce or session is no longer the run's
+├── Throttled         a rate limit of calls
 └── Unavailable       cannot decide now
 """
 
@@ -149,6 +150,19 @@ class Stale(DomainError):
         self.reason = reason
         self.run = run
         self.attempt = attempt
+
+
+class Throttled(DomainError):
+    """A project makes more calls than its limit ``limited`` allows; the same call is worth another try later."""
+
+    reason = "THROTTLED"
+
+    def __init__(self, project: str, limited: str, limit: int, retry_after_us: int) -> None:
+        """Name the limit, its rate per second, and when to try again."""
+        super().__init__(f"project {project} is above its limit of {limit} {limited} a second (see `runlease limits`)")
+        self.project = project
+        self.limited = limited
+        self.retry_after_us = retry_after_us
 
 
 class Unavailable(DomainError):

@@ -1,4 +1,4 @@
-"""Rate limits of metrics: what holds where nobody has set anything, and what a change may say."""
+"""Rate limits: what holds where nobody has set anything, and what a change may say."""
 
 from __future__ import annotations
 
@@ -26,9 +26,18 @@ class Limits:
     """Bytes of all runs of a project together."""
 
     burst_s: float = 10.0
-    """How far above a rate a burst may go, in seconds' worth."""
+    """How far above a rate of metrics a burst may go, in seconds' worth."""
+
+    acquires: int = 2_000
+    """Calls of Acquire in a project.
+
+    About half of what one coordinator serves, so that a storm of retries in one project leaves room for the others'
+    renewals. A job of 20 000 processes may start at once; 500 that wait for one run make at most 250 calls a second.
+    """
 
 
+#: How far above its rate a burst of acquires may go, in seconds' worth.
+ACQUIRES_BURST_S = 10.0
 DEFAULTS = Limits()
 #: The largest batch that is taken in (`rpc/entries.py`, and gRPC's bound of a message): no honest debt is above it.
 LARGEST_POINTS, LARGEST_BYTES = 100_000, 4 << 20
@@ -46,3 +55,4 @@ class LimitsChange:
     project_points: int | None = None
     project_bytes: int | None = None
     burst_s: float | None = None
+    acquires: int | None = None

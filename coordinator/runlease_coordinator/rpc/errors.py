@@ -31,6 +31,7 @@ _CODES: dict[type[errors.DomainError], grpc.StatusCode] = {
     errors.NoHolder: grpc.StatusCode.FAILED_PRECONDITION,
     errors.BadBranch: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Stale: grpc.StatusCode.ABORTED,
+    errors.Throttled: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 
@@ -55,6 +56,9 @@ def details_of(error: errors.DomainError) -> list[Message]:
     if isinstance(error, errors.LeaseHeld):
         facts["place"] = str(error.place)
         found.append(_retry(error.retry_after_us // 1000))
+    if isinstance(error, errors.Throttled):
+        quota = details_pb2.QuotaFailure.Violation(subject=f"project:{error.project}", description=str(error))
+        found += [details_pb2.QuotaFailure(violations=[quota]), _retry(error.retry_after_us // 1000 + 1)]
     if isinstance(error, errors.Unavailable):
         found.append(_retry(error.retry_after_ms))
     return [details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts), *found]

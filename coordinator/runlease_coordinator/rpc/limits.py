@@ -8,7 +8,8 @@ from runlease_coordinator.domain.errors import InvalidField
 from runlease_coordinator.domain.limits import MAX_BURST_S, MAX_RATE, Limits, LimitsChange
 from runlease_coordinator.rpc import fields
 
-_RATES = ("run_points", "run_bytes", "project_points", "project_bytes")
+_OF_RUN = ("run_points", "run_bytes")
+_RATES = (*_OF_RUN, "project_points", "project_bytes", "acquires")
 
 
 def owner_of(project: str, run_id: str) -> fields.RunName:
@@ -25,7 +26,7 @@ def change_of(message: pb.Limits, *, of_run: bool) -> LimitsChange:
     for name in _RATES:
         if name in given and given[name] > MAX_RATE:
             raise InvalidField(f"limits.{name}", f"0 (unlimited) to {MAX_RATE} a second, not {given[name]}")
-        if of_run and name in given and name.startswith("project"):
+        if of_run and name in given and name not in _OF_RUN:
             raise InvalidField(f"limits.{name}", "a run has none of its own: set it for the project, without an ID")
     if "burst_s" in given and not 0 <= given["burst_s"] <= MAX_BURST_S:  # NaN is not in it either
         raise InvalidField("limits.burst_s", f"0..{MAX_BURST_S:g} seconds, not {given['burst_s']}")
@@ -40,4 +41,5 @@ def limits_message(limits: Limits) -> pb.Limits:
         project_points=limits.project_points,
         project_bytes=limits.project_bytes,
         burst_s=limits.burst_s,
+        acquires=limits.acquires,
     )

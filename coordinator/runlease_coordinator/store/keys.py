@@ -15,7 +15,7 @@ key                                    type          content
 ``rl:{pp}:waitx:<project>/<run>``      hash          nonce -> until (us), call
 ``rl:{pp}:auto:<project>``             hash          automatic key -> run, until (us)
 ``rl:{pp}:limits:<project>``           hash          limit, or ``<limit>:<run>``, where set -> rate per second
-``rl:{pp}:gcra:<project>``             hash          ``points``, ``bytes`` -> when all would be paid for (us)
+``rl:{pp}:gcra:<project>``             hash          points, bytes, acquires -> when all would be paid for (us)
 ``rl:{pp}:links``                      hash          project -> how many links were made
 ``rl:{pp}:live``                       sorted set    ``<project>/<run>`` by expiry (us)
 ``rl:{pp}:hot``                        sorted set    ``<project>/<run>`` by bytes of its log, not archived

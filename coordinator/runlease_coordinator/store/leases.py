@@ -22,9 +22,11 @@ from runlease_coordinator.domain.errors import (
     RunIdCollision,
     RunNotFound,
     Stale,
+    Throttled,
     Unavailable,
 )
 from runlease_coordinator.domain.leases import Acquisition, Grant, Patience, Renewal
+from runlease_coordinator.domain.limits import ACQUIRES_BURST_S, DEFAULTS
 from runlease_coordinator.domain.runs import Holder, RunState
 from runlease_coordinator.store.keys import PARTITIONS, RunKeys, partition_keys, run_keys
 from runlease_coordinator.store.records import changes_of, checkpoint_of, fields_of, holder_list, run_of
@@ -70,13 +72,14 @@ class LeaseStore:
             RunExists, LeaseHeld, NoHolder, RunNotFound, RunDeleted, RunIdCollision: as the decision table says.
             BadBranch, InvalidField: what ``fork`` or ``rewinds`` names is not there.
             Stale: the nonce's attempt has ended.
+            Throttled: the project acquires too fast.
             Unavailable: the store cannot decide now.
         """
-        call = next(self._calls)
+        request = self._request(wish, next(self._calls))
         for _ in range(_REBINDS_AT_MOST):
             keys, found = await self._choose(wish)
             try:
-                return await self._acquire(wish, keys, found, call, patience)
+                return await self._acquire(wish, keys, found, request, patience)
             except _Rebound:
                 continue
         raise Unavailable("REBOUND", "other processes keep binding the same automatic keys: try again")
@@ -89,14 +92,20 @@ class LeaseStore:
                 return run_keys(wish.project, run_id), found
         return run_keys(wish.project, wish.canonical_id), ""
 
-    async def _acquire(self, wish: Acquisition, keys: RunKeys, found: str, call: str, patience: Patience) -> Grant:
-        request = self._request(wish, call)
+    async def _acquire(
+        self, wish: Acquisition, keys: RunKeys, found: str, request: dict[str, Any], patience: Patience
+    ) -> Grant:
+        call = request["call"]
+        request |= {"typed": wish.id, "id": wish.canonical_id}
+        request.pop("auto_found", None)
         if found:
             request |= {"auto_found": found, "typed": keys.canonical_id, "id": keys.canonical_id}
+        if patience.wait_us:
+            request["wait"] = PLACE_LIFE_US
         try:
             if not patience.wait_us:
                 return await self._try(wish, keys, request)
-            return await self._wait(wish, keys, request | {"wait": PLACE_LIFE_US}, patience)
+            return await self._wait(wish, keys, request, patience)
         except asyncio.CancelledError:  # the caller is gone
             self._abandon(keys, wish, call)
             raise
@@ -125,6 +134,7 @@ class LeaseStore:
     async def _try(self, wish: Acquisition, keys: RunKeys, request: dict[str, Any]) -> Grant:
         request["latest"] = self._store.clock.latest_us()
         verdict, rest = await self._store.run("acquire", _acquire_keys(keys, wish), (json.dumps(request),))
+        request.pop("acquires", None)  # of one call only the first look counts
         if verdict == "REBOUND":
             raise _Rebound
         if verdict not in ("GRANTED", "MEMBER"):
@@ -134,8 +144,6 @@ class LeaseStore:
     def _request(self, wish: Acquisition, call: str) -> dict[str, Any]:
         request: dict[str, Any] = {
             "project": wish.project,
-            "typed": wish.id,
-            "id": wish.canonical_id,
             "mode": wish.mode.value,
             "nonce": wish.nonce,
             "call": call,
@@ -143,6 +151,8 @@ class LeaseStore:
             "lock_delay": self._lock_delay_us,
             "holder": _holder_text(wish.holder),
             "new_name": generate_name(),
+            "acquires": DEFAULTS.acquires,
+            "acquires_burst": int(ACQUIRES_BURST_S * 1e6),
         }
         if wish.sync:  # nobody is a member of a sync
             request |= {"sync": True, "holder": _holder_text(replace(wish.holder, group=""))}
@@ -337,6 +347,8 @@ class LeaseStore:
                 raise RunIdCollision(project, run_id, rest[0].decode())
             case "NOT_FOUND":
                 raise RunNotFound(project, run_id)
+            case "THROTTLED":
+                raise Throttled(project, "acquires", int(rest[0]), int(rest[1]))
             case "NONCE_ENDED":
                 message = "the attempt of this nonce has ended: acquire with a new nonce"
                 raise Stale("NONCE_ENDED", message, attempt=int(rest[0]))
@@ -406,6 +418,8 @@ def _acquire_keys(keys: RunKeys, wish: Acquisition) -> tuple[str, ...]:
         parent.ckpt,
         parent.ckptdoc,
         parent.log,
+        keys.limits,
+        keys.gcra,
     )
 
 

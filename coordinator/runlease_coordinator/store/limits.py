@@ -9,7 +9,7 @@ from runlease_coordinator.domain.limits import DEFAULTS, Limits, LimitsChange
 from runlease_coordinator.store.keys import run_keys
 from runlease_coordinator.store.store import Store
 
-#: The defaults as the scripts take them.
+#: The defaults of metrics as the scripts take them.
 DEFAULT_ARGS = (
     DEFAULTS.run_points,
     DEFAULTS.run_bytes,
@@ -47,18 +47,25 @@ class LimitStore:
         verdict, rest = await self._store.run(
             "limits",
             (keys.partition.meta, keys.limits, keys.run, keys.partition.events),
-            (project, canonical_id, *DEFAULT_ARGS, *(item for pair in pairs.items() for item in pair)),
+            (
+                project,
+                canonical_id,
+                *DEFAULT_ARGS,
+                DEFAULTS.acquires,
+                *(item for pair in pairs.items() for item in pair),
+            ),
         )
         match verdict:
             case "ABSENT":
                 raise RunNotFound(project, run_id)
             case "DELETED":
                 raise RunDeleted(project, run_id)
-        run_points, run_bytes, project_points, project_bytes, burst_us = map(int, rest)
+        run_points, run_bytes, project_points, project_bytes, burst_us, acquires = map(int, rest)
         return Limits(
             run_points=run_points,
             run_bytes=run_bytes,
             project_points=project_points,
             project_bytes=project_bytes,
             burst_s=burst_us / 1e6,
+            acquires=acquires,
         )

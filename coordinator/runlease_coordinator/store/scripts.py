@@ -10,7 +10,7 @@ from importlib import resources
 #: Functions that a script needs besides the prelude.
 _NEEDS = {
     "abandon": ("queue", "auto", "leaseend"),
-    "acquire": ("decision", "queue", "auto", "log", "segments", "leaseend"),
+    "acquire": ("decision", "queue", "auto", "log", "segments", "leaseend", "gcra"),
     "append": ("log", "segments", "gcra", "writerlog", "auto"),
     "break": ("queue", "leaseend"),
     "commit_part": ("manifest",),

@@ -2,7 +2,7 @@
 -- Decides the resume and grants the lease, in one step; or takes a place in the queue.
 -- KEYS  1 meta  2 run  3 attempts  4 ckpt  5 ckptdoc  6 live  7 runs  8 projects  9 events  10 wait  11 waitx
 --       12 auto  13 parent's run  14 parent's attempts  15 parent's ckpt  16 parent's ckptdoc  17 parent's log
---       (13..17: those of the run itself where nothing is forked)
+--       (13..17: those of the run itself where nothing is forked)  18 limits  19 gcra
 -- ARGV  1 request, JSON; times in microseconds, absent where not given:
 --         project, typed (the ID as typed), id (canonical), mode, nonce, ttl, lock_delay, holder (JSON text),
 --         latest (store time at which it may be decided at the latest), new_name (for a new run), name, notes,
@@ -11,7 +11,8 @@
 --         not queue up), group, member (only joins its group's holder), holds (never joins), proof {fence, boot_id,
 --         pid_namespace, pid, process_started}, auto_keys (will be bound to the run, until auto_until), auto_search (the
 --         keys chose the run: auto_found did, or none was bound), sync (holds the run for what its ended attempts bring
---         in: opens no attempt)
+--         in: opens no attempt), acquires (the default limit per second; absent: not counted, a look of a call that waits),
+--         acquires_burst
 -- Returns {verdict, now, ...}:
 --   GRANTED  fence, attempt, remaining (us), resumed (0|1), previous end, next_step, starting_step,
 --            checkpoint document ('' if none), config changes [key, before, after, ...], record [field, value, ...]
@@ -20,6 +21,7 @@
 --   EXISTS HELD LOCK_DELAY QUEUED NO_HOLDER  record [field, value, ...] (empty: absent), place (0: none)
 --   COLLISION  ID as first typed          PARENT_ABSENT PARENT_DELETED   PARENT_STEP  parent's next step
 --   NONCE_ENDED  its attempt (0: that of a sync)     QUARANTINE  left (us)
+--   THROTTLED  limit's rate, us until it is worth another try
 --   DELETED NOT_FOUND TOO_OLD REBOUND UNBOOTSTRAPPED
 local request = cjson.decode(ARGV[1])
 local project, id, nonce = request.project, request.id, request.nonce
@@ -33,6 +35,13 @@ local member = project .. '/' .. id
 local now, quarantine, refusal = gate(meta_key)
 if refusal then return refusal end
 if now > request.latest then return {'TOO_OLD', text(now)} end
+local rate = request.acquires and tonumber(redis.call('HGET', KEYS[18], 'acquires') or request.acquires)
+if rate and rate > 0 then
+  local used = redis.call('HGET', KEYS[19], 'acquires')
+  local acquires = limit('project/acquires', now, rate, request.acquires_burst, 1, used, 1)
+  if acquires.wait_us > 0 then return {'THROTTLED', text(now), text(rate), text(acquires.wait_us)} end
+  redis.call('HSET', KEYS[19], 'acquires', text(acquires.after))
+end
 
 local old = redis.call('HMGET', run_key, 'id', 'deleted', 'end', 'expiry', 'avail', 'fence', 'attempt', 'nonce',
   'next', 'granted', 'holder', 'sync')
