@@ -330,7 +330,7 @@ COMMANDS = (
         "link",
         "ls",
     ),
-    *("serve", "show", "sink", "undelete", "update", "version", "watch"),
+    *("serve", "show", "sink", "sync", "undelete", "update", "version", "watch"),
 )
 
 

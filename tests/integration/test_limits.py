@@ -207,6 +207,7 @@ def test_the_command_line_shows_and_sets(
         "project_points": 5,
         "project_bytes": 6,
         "burst_s": 2.5,
+        "acquires": 2000,
     }
     events = cli("events", project).stdout.splitlines()
     assert [line.split("  ")[1:3] for line in events[-2:]] == [[f"{project}/r", "limits"], [project, "limits"]]

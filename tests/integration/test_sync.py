@@ -322,3 +322,74 @@ def test_people_are_told(spool: Spool) -> None:
     assert f"delivered {spool.project}/r (attempt 1), 2 points" in done.stdout
     assert f"runlease: delivered: {spool.project}/r (attempt 1), 2 points" in done.stderr
     assert "nothing to deliver" in tell().stdout
+
+
+LOGGER = """
+import os, signal, sys, runlease
+run = runlease.init(sys.argv[1], "r", resume="allow", ttl=5, spool="always", resume_step=0)
+for step in range(int(sys.argv[2])):
+    run.log({"loss": float(step)}, step=step)
+    if step == 100:
+        run.flush()
+        print("flushed", flush=True)
+        sys.stdin.readline()
+    if step == 150:
+        run.commit_checkpoint(150, uri="file:///150")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_logged_comes_back_after_the_run_went_on(
+    start_coordinator: Callable[..., CoordinatorProcess], tmp_path: Path
+) -> None:
+    # Given a process that writes all to disk, loses its coordinator, logs on, and is killed.
+    coordinator = start_coordinator("--lock-delay", "1")
+    env = coordinator.env | {"RUNLEASE_DIR": str(tmp_path / "spools")}
+    spool = Spool(tmp_path / "spools", coordinator, "gone-on")
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOGGER, "gone-on", "1000"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin
+    assert process.stdout
+    assert process.stdout.readline() == b"flushed\n"
+    coordinator.kill()
+    process.stdin.write(b"go on\n")
+    process.stdin.close()
+    assert process.wait(LONG) == -signal.SIGKILL
+    process.stdout.close()
+    coordinator.start()
+    # When the run has been resumed at step 50, and has finished.
+    with runlease.init(
+        "gone-on", "r", resume="must", resume_step=50, coordinator=coordinator.address, wait=LONG
+    ) as run:
+        for step in range(50, 200):
+            run.log({"loss": -1.0}, step=step)
+    assert spool.run().state == "finished"
+    before = spool.shown()
+    (row,) = spool.sync()
+    # Then all that it logged is there, below what came after; a second sync finds nothing.
+    assert (row["verdict"], row["attempt"], row["lost_entries"]) == ("delivered", 1, 0)
+    assert spool.shown() == before
+    every = spool.shown(superseded=True)
+    assert sorted(step for step, _, attempt in every if attempt == 1) == list(range(1000))
+    assert all(value == step for step, value, attempt in every if attempt == 1)
+    record = spool.run()
+    assert (record.state, record.attempt, record.points, record.next_step) == ("finished", 2, 1150, 200)
+    assert [(c.step, c.attempt, c.superseded) for c in record.checkpoints] == [(150, 1, True)]
+    assert spool.sync() == []
+
+
+def test_an_acquire_above_the_limit_waits_and_tries_again(coordinator: CoordinatorProcess, project: str) -> None:
+    client = runlease.Client(coordinator.address)
+    client.set_limits(project, acquires=1)
+
+    def acquire_many() -> None:
+        for number in range(100):
+            client.acquire(project, f"r{number}", nonce=f"n{number}", resume="allow")
+
+    with pytest.raises(runlease.Throttled) as caught:
+        acquire_many()
+    assert 0 < caught.value.retry_after_s <= 1.5
+    assert "runlease limits" in str(caught.value)
+    with runlease.init(project, "mine", coordinator=coordinator.address) as run:
+        assert run.attempt == 1

@@ -61,7 +61,6 @@ def program() -> None:
 
 _COMMANDS = (
     *(serve, demo, list_runs, show, history, export, compare, sink, watch, events),
-    *(break_lease, update, link, limits, delete, undelete),
     *(break_lease, update, link, limits, sync, delete, undelete),
     *(bootstrap, generate_run_id, version),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 from runlease.cli.errors import FAILED, Failure, exit_code
 from runlease.cli.options import connection_options, output_option
 from runlease.cli.output import count, echo_json_rows, printable, to_json
+from runlease.settings import DEFAULT_DIRECTORY, read_environment
 from runlease.spool import Found, Session, find_sessions
 from runlease.sync import Result, Synchronizer, Verdict
 
@@ -66,7 +66,7 @@ def sync(
     Everything keeps its step and its attempt; an offline segment becomes an attempt of its own. Processes that still
     run are left alone.
     """
-    directory = directory or Path(os.environ.get("RUNLEASE_DIR") or ".runlease")
+    directory = directory or Path(read_environment().directory or DEFAULT_DIRECTORY)
     found = find_sessions(directory)
     results = [Result.of(session) for session in found.sessions]
     if dry_run:

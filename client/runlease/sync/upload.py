@@ -119,8 +119,7 @@ class Uploader:
         reply = self._reply(stream)
         if reply.WhichOneof("message") != "opened":
             raise CoordinatorUnavailable("the coordinator did not say where the log ends")
-        if self._session.base is None:  # nothing of it was ever sent
-            self._session.set_base(reply.opened.seq)
+        self._session.delivered(reply.opened.seq)  # settles where its entries begin
         return reply.opened
 
     def _reply(self, stream: AppendStream) -> pb.AppendResponse:
