@@ -75,6 +75,7 @@ def test_all_that_a_run_does_is_in_its_spool(directory: Path, capsys: pytest.Cap
     assert [row[0] for row in rows_in(session)] == [*range(10), 5]
     (update,) = session.updates
     assert (dict(update.config), dict(update.summary), update.fence) == ({"lr": "0.2"}, {"best": "0.25"}, 0)
+    assert (update.run.project, update.run.id) == ("p", "r/1")
     request = session.header.acquire
     assert (request.run.id, request.nonce, request.name, request.notes) == (
         "r/1",

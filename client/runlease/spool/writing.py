@@ -151,6 +151,7 @@ class Spool:
 
     def update(self, request: runs_pb2.UpdateRunRequest) -> bool:
         """Keep a change of the run; returns whether it is on disk."""
+        request.run.CopyFrom(self._files.header.run)
         return self._note(spool_pb2.SpoolRecord(update=request))
 
     def acknowledged(self, place: int) -> None:
