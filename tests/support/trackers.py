@@ -21,15 +21,24 @@ class Shown(NamedTuple):
 
 
 def in_tensorboard(directory: Path) -> list[Shown]:
-    """Return what TensorBoard's event accumulator shows of a run's directory, by key, then step."""
-    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+    """Return what TensorBoard shows of a run's directory, by key, then step: both of its readers in Python agree."""
+    from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
+    from tensorboard.util.tensor_util import make_ndarray
 
-    found = EventAccumulator(str(directory), size_guidance={SCALARS: 0}).Reload()
+    scalars = event_accumulator.EventAccumulator(str(directory), {event_accumulator.SCALARS: 0}).Reload()
     points = [
         Shown(tag, event.step, event.value, event.wall_time)
-        for tag in found.Tags()[SCALARS]
-        for event in found.Scalars(tag)
+        for tag in scalars.Tags()[event_accumulator.SCALARS]
+        for event in scalars.Scalars(tag)
     ]
+    # That of its web server, without the fast loader.
+    tensors = plugin_event_accumulator.EventAccumulator(str(directory), {plugin_event_accumulator.TENSORS: 0}).Reload()
+    served = [
+        Shown(tag, event.step, make_ndarray(event.tensor_proto).item(), event.wall_time)
+        for tag in tensors.Tags()[plugin_event_accumulator.TENSORS]
+        for event in tensors.Tensors(tag)
+    ]
+    assert sorted(served) == sorted(points)
     return sorted(points, key=lambda point: (point.key, point.step))
 
 

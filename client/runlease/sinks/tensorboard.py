@@ -69,7 +69,9 @@ class _EventFiles:
         self._records = RecordWriter(self._file)
         if not goes_on:
             self._write(file_version=_VERSION, wall_time=time.time())
-            if known not in ours and ours:
+            if known not in ours:
+                # For some of TensorBoard's readers only the second START of a directory, and later ones, hide anything.
+                # Where there are files that nobody remembers, this one says that all in them is superseded.
                 self.restart(0, time.time())
 
     def restart(self, step: int, time_s: float) -> None:
