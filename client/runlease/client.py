@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -10,7 +11,7 @@ from weakref import WeakSet
 from runlease.channel import Caller, coordinator_address, credentials, open_channel
 from runlease.exceptions import InvalidArgument, RunleaseError
 from runlease.grants import Grant, Renewal, grant_of
-from runlease.history import History, history_of, history_request
+from runlease.history import History, PageStream, history_of, history_request
 from runlease.holder import this_process
 from runlease.ids import canonical_id, check_project
 from runlease.limits import Limits, check_owner, limits_change, limits_of
@@ -386,12 +387,13 @@ class Client:
         """
         request = history_request(run_ref(project, id), keys=keys, page_points=page_points, **options)
         request.page_token = page_token
-        while True:
-            page: History = self._call(self._read_history, request)
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+        with contextlib.closing(PageStream(self._metrics.History, _READ_TIMEOUT_S)) as pages:
+            while True:
+                page: History = self._call(pages.read, request)
+                yield page
+                if not page.next_page_token:
+                    return
+                request.page_token = page.next_page_token  # where a new stream goes on if this one breaks
 
     def get_limits(self, project: str, id: str | None = None) -> Limits:
         """Read the rate limits in force for a project (None) or a run, defaults included.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import grpc
 
 from runlease.exceptions import InvalidArgument
 from runlease.v1 import metrics_pb2 as pb
@@ -199,6 +201,44 @@ def history_of(responses: Iterable[pb.HistoryResponse]) -> History:
             columns.add(part)
     series = (columns.series(key, writer) for (key, writer), columns in found.items())
     return History(series, cursor=cursor, next_page_token=next_page_token)
+
+
+class PageStream:
+    """Pages that one call answers one after the other; after an error a new call goes on."""
+
+    def __init__(self, history: Callable[..., Any], timeout_s: float) -> None:
+        """Take the stub's method, and for how long one call may go on, in seconds."""
+        self._history, self._timeout_s = history, timeout_s
+        self._call: Any = None
+
+    def read(self, request: pb.HistoryRequest, *, timeout: float, metadata: Sequence[tuple[str, str]]) -> History:
+        """Read the next page; ``request`` is the one for it.
+
+        Raises:
+            grpc.RpcError: the call failed.
+        """
+        del timeout  # one page may take longer than a call's deadline
+        request.stream_pages = True
+        try:
+            first = None if self._call is None else next(self._call, None)
+            if first is None:  # there is no call, or it answered one page only
+                self._call = self._history(request, timeout=self._timeout_s, metadata=metadata)
+                first = next(self._call, None)
+            return history_of(self._page(first))
+        except grpc.RpcError:
+            self._call = None
+            raise
+
+    def close(self) -> None:
+        """End the call."""
+        if self._call is not None:
+            self._call.cancel()
+
+    def _page(self, first: pb.HistoryResponse | None) -> Iterator[pb.HistoryResponse]:
+        part = first
+        while part is not None:
+            yield part
+            part = None if part.next_page_token else next(self._call, None)
 
 
 class _Columns:

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -312,28 +312,54 @@ def test_counts_out_of_range(logged: Logged, count: int) -> None:
         logged.history(max_points=count)
 
 
-def test_a_large_read_does_not_hold_back_renewals(coordinator: CoordinatorProcess, project: str) -> None:
-    # Given a run of 1.5 million points, when it is read again and again, then renewals go on in between.
-    rows = 10_000
-    entry = pb.Points(steps=range(rows), times=[1e9] * rows)
+ROWS, BATCHES = 10_000, 15
+
+
+def fill(coordinator: CoordinatorProcess, project: str) -> int:
+    """Log 1.5 million points, 15 values a (key, step), under a lease of a minute; returns its fence."""
+    points = pb.Points(steps=range(ROWS), times=[1e9] * ROWS)
     for number in range(10):
-        entry.series.add(key=f"k{number}", values=np.random.default_rng(number).random(rows))
+        points.series.add(key=f"k{number}", values=np.random.default_rng(number).random(ROWS))
     with runlease.Client(coordinator.address) as client, open_channel(coordinator.address) as channel:
         client.set_limits(project, run_points=0, run_bytes=0, project_points=0, project_bytes=0)
         grant = client.acquire(project, "r", nonce="n", resume="allow", ttl_s=60)
         run = runs_pb2.RunRef(project=project, id="r")
         opening = pb.OpenWriter(run=run, fence=grant.fence, writer="main", session="s")
-        entries = (pb.AppendRequest(entry=pb.Entry(seq=seq, points=entry)) for seq in range(1, 16))
+        entries = (pb.AppendRequest(entry=pb.Entry(seq=seq, points=points)) for seq in range(1, BATCHES + 1))
         requests = itertools.chain([pb.AppendRequest(open=opening)], entries)
-        stub = metrics_pb2_grpc.MetricServiceStub(channel)
-        assert list(stub.Append(requests, timeout=60))[-1].ack.seq == 15
+        answers = list(metrics_pb2_grpc.MetricServiceStub(channel).Append(requests, timeout=60))
+        assert answers[-1].ack.seq == BATCHES
+        return grant.fence
+
+
+def test_pages_go_on_at_the_next_coordinator(start_coordinator: Callable[..., CoordinatorProcess]) -> None:
+    # Given more pages than a connection holds, when the coordinator is killed between two, then the next one serves.
+    process = start_coordinator()
+    fill(process, "p")
+    with runlease.Client(process.address, timeout_s=60) as client:
+        pages = client.history_pages("p", "r", page_points=200_000, superseded=True)
+        first = next(pages)
+        process.kill()
+        process.start()
+        rest = list(pages)
+        whole = client.history("p", "r", superseded=True)
+    assert [len(page) for page in (first, *rest)] == [200_000] * 7 + [100_000]
+    for column in ("steps", "values", "attempts", "superseded"):
+        found = [number for page in (first, *rest) for one in page.series for number in getattr(one, column)]
+        assert found == [number for one in whole.series for number in getattr(one, column)]
+
+
+def test_a_large_read_does_not_hold_back_renewals(coordinator: CoordinatorProcess, project: str) -> None:
+    # Given a run of 1.5 million points, when it is read again and again, then renewals go on in between.
+    fence = fill(coordinator, project)
+    with runlease.Client(coordinator.address) as client:
         done = threading.Event()
         renewals: list[tuple[float, float]] = []
 
         def renew() -> None:
             while not done.is_set():
                 began = time.monotonic()
-                client.renew(project, "r", grant.fence)
+                client.renew(project, "r", fence)
                 renewals.append((began, time.monotonic()))
 
         thread = threading.Thread(target=renew)
@@ -341,12 +367,12 @@ def test_a_large_read_does_not_hold_back_renewals(coordinator: CoordinatorProces
         try:
             began = time.monotonic()
             for _ in range(3):
-                read = client.history(project, "r", superseded=False)
+                read = client.history(project, "r")
             ended = time.monotonic()
         finally:
             done.set()
             thread.join()
-        assert len(read) == 10 * rows
-        within = [after - before for before, after in renewals if began < before and after < ended]
-        assert len(within) >= 3
-        assert max(within) < (ended - began) / 2
+    assert len(read) == 10 * ROWS
+    within = [after - before for before, after in renewals if began < before and after < ended]
+    assert len(within) >= 3
+    assert max(within) < (ended - began) / 2

@@ -176,7 +176,7 @@ class AppendResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., throttle: _Optional[_Union[Throttle, _Mapping]] = ...) -> None: ...
 
 class HistoryRequest(_message.Message):
-    __slots__ = ("run", "keys", "writers", "min_step", "max_step", "max_points", "superseded", "key_patterns", "after", "page_points", "page_token", "packed")
+    __slots__ = ("run", "keys", "writers", "min_step", "max_step", "max_points", "superseded", "key_patterns", "after", "page_points", "page_token", "packed", "stream_pages")
     RUN_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     WRITERS_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +189,7 @@ class HistoryRequest(_message.Message):
     PAGE_POINTS_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     PACKED_FIELD_NUMBER: _ClassVar[int]
+    STREAM_PAGES_FIELD_NUMBER: _ClassVar[int]
     run: _runs_pb2.RunRef
     keys: _containers.RepeatedScalarFieldContainer[str]
     writers: _containers.RepeatedScalarFieldContainer[str]
@@ -201,7 +202,8 @@ class HistoryRequest(_message.Message):
     page_points: int
     page_token: str
     packed: bool
-    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., keys: _Optional[_Iterable[str]] = ..., writers: _Optional[_Iterable[str]] = ..., min_step: _Optional[int] = ..., max_step: _Optional[int] = ..., max_points: _Optional[int] = ..., superseded: bool = ..., key_patterns: _Optional[_Iterable[str]] = ..., after: _Optional[str] = ..., page_points: _Optional[int] = ..., page_token: _Optional[str] = ..., packed: bool = ...) -> None: ...
+    stream_pages: bool
+    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., keys: _Optional[_Iterable[str]] = ..., writers: _Optional[_Iterable[str]] = ..., min_step: _Optional[int] = ..., max_step: _Optional[int] = ..., max_points: _Optional[int] = ..., superseded: bool = ..., key_patterns: _Optional[_Iterable[str]] = ..., after: _Optional[str] = ..., page_points: _Optional[int] = ..., page_token: _Optional[str] = ..., packed: bool = ..., stream_pages: bool = ...) -> None: ...
 
 class HistoryResponse(_message.Message):
     __slots__ = ("key", "writer", "steps", "values", "times", "attempts", "superseded", "packed_steps", "packed_values", "packed_times", "packed_attempts", "nan_in_bucket", "cursor", "next_page_token")

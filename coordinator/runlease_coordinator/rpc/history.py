@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from hashlib import sha256
 
 from runlease.ids import MAIN_WRITER
@@ -35,26 +34,27 @@ async def answers(reader: HistoryReader, request: pb.HistoryRequest) -> AsyncGen
     start: Place | None = None
     if request.page_token:
         moment, start = continued(moment, asked, request.page_token)
-    page = _Page(request.page_points, start)
+    pages = _Pages(request.page_points, start)
     turn: list[Series] = []
     points = 0
     async with aclosing(reader.series(moment, query, start)) as found:
         async for series in found:
-            for part in page.cut(series):
-                turn.append(part)
-                points += len(part)
-                if points >= _POINTS_A_MESSAGE:
-                    for message in await reader.workers.run(_messages, turn, request.packed):
-                        yield message
-                    turn, points = [], 0
-            if page.goes_on_at is not None:
-                break
+            for part in pages.cut(series):
+                if isinstance(part, Series):
+                    turn.append(part)
+                    points += len(part)
+                    if points < _POINTS_A_MESSAGE:
+                        continue
+                for message in await reader.workers.run(_messages, turn, request.packed):
+                    yield message
+                turn, points = [], 0
+                if isinstance(part, Place):
+                    yield pb.HistoryResponse(next_page_token=token_of(moment, asked, part))
+                    if not request.stream_pages:
+                        return
     for message in _messages(turn, request.packed):
         yield message
-    if page.goes_on_at is None:
-        yield pb.HistoryResponse(cursor=str(moment.position))
-    else:
-        yield pb.HistoryResponse(next_page_token=token_of(moment, asked, page.goes_on_at))
+    yield pb.HistoryResponse(cursor=str(moment.position))
 
 
 def query_of(request: pb.HistoryRequest) -> Query:
@@ -95,36 +95,33 @@ def _fingerprint(request: pb.HistoryRequest) -> str:
     """Return what stands for all that a request asks for, but how its pages are cut and packed."""
     asked = pb.HistoryRequest()
     asked.CopyFrom(request)
-    for field in ("page_points", "page_token", "packed"):
+    for field in ("page_points", "page_token", "packed", "stream_pages"):
         asked.ClearField(field)
     return sha256(asked.SerializeToString(deterministic=True)).hexdigest()[:24]
 
 
-@dataclass
-class _Page:
-    """Cuts series into what fits a message, and ends where the page is full and something more is there."""
+class _Pages:
+    """Cuts series into what fits a message, and tells where a page is full and something more is there."""
 
-    room: int
-    start: Place | None
-    goes_on_at: Place | None = None
-
-    def __post_init__(self) -> None:
-        self._unbounded = not self.room
+    def __init__(self, page_points: int, start: Place | None) -> None:
+        self._page_points, self._start = page_points, start
+        self._room = page_points
         self._last: Place | None = None
 
-    def cut(self, series: Series) -> Iterator[Series]:
+    def cut(self, series: Series) -> Iterator[Series | Place]:
+        """Yield the parts of a series, and between them the places where pages begin."""
         before = 0
-        if self.start is not None and (series.key, series.writer) == self.start[:2]:
-            before = self.start.given
+        if self._start is not None and (series.key, series.writer) == self._start[:2]:
+            before = self._start.given
         at = 0
         while at < len(series):
             size = min(_POINTS_A_MESSAGE, len(series) - at)
-            if not self._unbounded:
-                if not self.room:
-                    self.goes_on_at = self._last
-                    return
-                size = min(size, self.room)
-                self.room -= size
+            if self._page_points:
+                if not self._room and self._last is not None:
+                    yield self._last
+                    self._room = self._page_points
+                size = min(size, self._room)
+                self._room -= size
             part = series.take(slice(at, at + size))
             at += size
             self._last = Place(series.key, series.writer, before + at, int(part.steps[-1]))
