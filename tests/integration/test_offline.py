@@ -16,8 +16,11 @@ import runlease
 from runlease import exits
 from runlease.exceptions import CoordinatorUnavailable, InvalidArgument, LeaseHeld, LeaseLost, RunExists, RunleaseError
 from runlease.spool import Session, find_sessions
+from runlease.sync.report import Result
+from runlease.sync.runs import Synchronizer
 from runlease.v1 import leases_pb2
 
+from tests.support.coordinator import CoordinatorProcess
 from tests.support.spools import rows_in
 from tests.support.wait import until
 
@@ -242,3 +245,39 @@ def test_a_forked_child_leaves_the_spool_to_its_parent(directory: Path) -> None:
     assert run.finish()
     (session,) = sessions(directory)
     assert [row[3] for row in rows_in(session)] == [(0.0,), (1.0,)]
+
+
+def test_automatic_keys_lead_offline_segments_to_the_run_that_was_online(
+    directory: Path, coordinator: CoordinatorProcess, project: str
+) -> None:
+    # Given a run of a job that was online first, and went on without a network
+    where: dict[str, Any] = {"id": None, "project": project, "resume": "auto", "auto_key": "job-8"}
+    with start(mode="online", coordinator=coordinator.address, **where) as online:
+        for step in range(10):
+            online.log({"loss": float(step)})
+        online.finish("preempted")
+    for segment, outcome in enumerate(("preempted", "finished")):
+        run = start(resume_step=None if segment else 10, spool="always" if segment else None, **where)
+        assert (run.step, run.id != online.id) == (10 * (segment + 1), True)
+        for step in range(run.step, run.step + 10):
+            run.log({"loss": float(step)})
+        run.commit_checkpoint(run.step - 1, "/c")
+        run.update(summary={"segment": segment}, config={"segment": segment}, notes=f"offline {segment}")
+        assert run.finish(outcome)
+    # when all of it is delivered
+    with Synchronizer(coordinator.address) as synchronizer:
+        found = [(session, Result.of(session)) for session in sessions(directory)]
+        synchronizer.deliver(found)
+    assert [result.attempt for _, result in found] == [2, 3]
+    assert sessions(directory) == []
+    # then it is one run, as if it had been online all the time.
+    with runlease.Client(coordinator.address) as client:
+        (record,) = client.list_runs(project)
+        record = client.get_run(project, record.id)
+        rows = client.history(project, online.id).rows()
+        assert [(row.step, row.value, row.attempt) for row in rows] == [
+            (step, float(step), step // 10 + 1) for step in range(30)
+        ]
+    assert (record.id, record.state, record.notes) == (online.id, "finished", "offline 1")
+    assert (record.summary, record.config) == ({"segment": 1}, {"segment": 1})
+    assert [attempt.outcome for attempt in record.attempts] == ["preempted", "preempted", "finished"]

@@ -105,10 +105,11 @@ class Synchronizer:
             else:
                 blocked = not self._open_attempt(session, result)
 
-    def _bring_in(self, sessions: Sequence[tuple[Session, Result, int]]) -> bool:
+    def _bring_in(self, sessions: Sequence[tuple[Session, Result, int]], run_id: str | None = None) -> bool:
         """Deliver sessions of ended attempts under one lease; returns whether all of them are."""
-        first = sessions[0][0].header
-        message = leases_pb2.AcquireRequest(run=first.run, nonce=secrets.token_hex(16), sync=True)
+        run = sessions[0][0].header.run
+        ref = run_ref(run.project, run_id or run.id)
+        message = leases_pb2.AcquireRequest(run=ref, nonce=secrets.token_hex(16), sync=True)
         try:
             with self._held(message) as (lease, _):
                 try:
@@ -147,7 +148,7 @@ class Synchronizer:
         except StaleFence as error:
             if error.reason == "NONCE_ENDED" and error.attempt:
                 result.attempt = error.attempt  # an earlier sync was killed, and its lease has expired
-                return self._bring_in([(session, result, error.attempt)])
+                return self._bring_in([(session, result, error.attempt)], error.run_id)
             self._keep(result, error)
             return False
         except RunleaseError as error:
@@ -171,6 +172,7 @@ class Synchronizer:
         try:
             uploader.deliver()
             for update in session.updates:
+                update.run.CopyFrom(run_ref(lease.project, lease.run_id))
                 self._call(self._runs.UpdateRun, update)
         except RunleaseError as error:
             self._keep(result, error)

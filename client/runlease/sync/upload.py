@@ -74,7 +74,11 @@ class Uploader:
         self._metadata, self._patience_s, self._on_points = metadata, patience_s, on_points
         header = session.header
         self._opening = pb.OpenWriter(
-            run=run_ref(header.run.project, header.run.id), fence=lease.fence, writer=header.writer, attempt=attempt
+            # As granted: automatic keys may have led to another run than the one that was meant to be created.
+            run=run_ref(lease.project, lease.run_id),
+            fence=lease.fence,
+            writer=header.writer,
+            attempt=attempt,
         )
         self._ends = attempt > 0 and header.writer == MAIN_WRITER and session.outcome is not None
         self._replies: queue.SimpleQueue[tuple[AppendStream, Reply]] = queue.SimpleQueue()
