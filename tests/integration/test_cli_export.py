@@ -192,3 +192,12 @@ def test_a_terminal_sees_no_parquet(cli: Cli, curve: tuple[str, str]) -> None:
     with Terminal([*RUNLEASE, "export", "/".join(curve), "--format", "parquet"], cli.env) as terminal:
         assert terminal.wait() == 2
         assert "--to FILE" in terminal.text
+
+
+def test_a_terminal_sees_points_being_counted(cli: Cli, curve: tuple[str, str], tmp_path: Path) -> None:
+    command = [*RUNLEASE, "export", "/".join(curve), "--to", str(tmp_path / "a.csv")]
+    with Terminal(command, cli.env) as terminal:
+        assert terminal.wait() == 0
+        counted, _, done = terminal.text.rpartition("\x1b[K")
+        assert counted.endswith(f"{'/'.join(curve)}: 16 points\r")
+        assert done.strip() == f"{'/'.join(curve)}: 16 points to {tmp_path / 'a.csv'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from runlease.comparison import compare, compare_config, difference
 from runlease.history import History, Series
@@ -27,6 +27,7 @@ def same(a: float, b: float) -> bool:
     return a == b or (math.isnan(a) and math.isnan(b))
 
 
+@settings(deadline=None)
 @given(CURVES, CURVES)
 def test_a_comparison_is_what_it_says(a: dict[int, float], b: dict[int, float]) -> None:
     found = compare(history(loss=a), history(loss=b))
@@ -56,6 +57,7 @@ def test_a_comparison_is_what_it_says(a: dict[int, float], b: dict[int, float]) 
     assert same(one.last_difference, difference(a[common[-1]], b[common[-1]]))
 
 
+@settings(deadline=None)
 @given(CURVES)
 def test_a_history_is_identical_to_itself(curve: dict[int, float]) -> None:
     assert all(one.identical for one in compare(history(loss=curve), history(loss=curve)))

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from runlease.history import History, Series
 from runlease.records import Segment
@@ -37,6 +37,7 @@ def test_keys_logged_together_are_one_row() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=256) | st.text("./a-", min_size=1, max_size=8))
 def test_every_key_becomes_one_that_mlflow_takes(key: str) -> None:
     # MLflow's rule: these characters, 250 of them, and a path that is its own normal form below its folder.
