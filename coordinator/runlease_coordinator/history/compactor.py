@@ -107,6 +107,9 @@ class Compactor:
                 if not backoff:
                     log.warning("cannot archive, points stay in the store until it is possible again: %s", error)
                 backoff = min(max(backoff * 2, _BACKOFF_S[0]), _BACKOFF_S[1])
+            except Exception:  # whatever it is, it must not end the archiving of all runs
+                log.exception("cannot look for what is to be archived; next try in %g s", _FAULT_PAUSE_S)
+                await asyncio.sleep(_FAULT_PAUSE_S)
             await asyncio.sleep(backoff or self._pacing.every_s)
 
     async def sweep(self) -> int:

@@ -36,6 +36,8 @@ class Retention:
                 log.debug("nothing expired: %s", error)
                 await asyncio.sleep(_RETRY_S)
                 continue
+            except Exception:
+                log.exception("cannot look for expired points; next try in %g s", _EVERY_S)
             await asyncio.sleep(_EVERY_S)
 
     async def sweep(self) -> int:

@@ -15,8 +15,9 @@ from runlease_coordinator.store.store import Store
 #: An object that was begun and never committed is removed after an hour: no compactor writes for so long.
 _BEGUN_LIFE_US = 3_600_000_000
 _PAGE = 256
-#: Entries of a log that are read at once: with batches of about 100 kB some 6 MB; smaller ones get larger pages.
-_FIRST_PAGE, _LARGEST_PAGE, _PAGE_BYTES = 64, 4096, 4 << 20
+#: Entries of a log that are read at once: pages of about 4 MiB, whatever the size of the batches. Few at first: one may
+#: have 16 MiB.
+_FIRST_PAGE, _LARGEST_PAGE, _PAGE_BYTES = 16, 4096, 4 << 20
 #: The name of a part without points, which has no object.
 NO_OBJECT = "-"
 
@@ -158,7 +159,7 @@ class ArchiveStore:
             yield Page(LogPosition.parse(last), entries, size)
             if len(raw) < count:
                 return
-            count = max(_FIRST_PAGE, min(_LARGEST_PAGE, _PAGE_BYTES * count // (size + 1)))
+            count = max(1, min(_LARGEST_PAGE, _PAGE_BYTES * count // (size + 1)))
             start = f"({last}"
 
     async def hot_runs(self, partition: int, at_least_bytes: int) -> AsyncIterator[HotRun]:
