@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 #: Rows that a row group holds at least, if the part has them: below it, statistics cost more than they save.
 _GROUP_ROWS = 131_072
-_DICTIONARY = ("writer", "key", "attempt", "segment", "seq", "fence", "entry")
+_DICTIONARY = ("writer", "key", "attempt", "segment", "fence")
+_DELTAS = ("seq", "entry", "step")
 
 
 class Rows(NamedTuple):
@@ -124,12 +125,10 @@ class PartBuilder:
             sink,
             schema,
             compression="zstd",
+            store_schema=False,
             use_dictionary=list(_DICTIONARY),
-            column_encoding={
-                "step": "DELTA_BINARY_PACKED",
-                "time": time_encoding,
-                "value": "BYTE_STREAM_SPLIT",
-            },
+            column_encoding=dict.fromkeys(_DELTAS, "DELTA_BINARY_PACKED")
+            | {"time": time_encoding, "value": "BYTE_STREAM_SPLIT"},
             write_statistics=["writer", "key", "fence", "entry", "step", "time"],
         ) as writer:
             for group in self._row_groups():
