@@ -170,6 +170,9 @@ class Machine:
             case 7 | 8 | 9:
                 wish.keys, wish.mode = (KEYS[: 1 + one % 2] if one % 3 else KEYS[1:]), "auto"
                 wish.search = one % 4 != 0
+            case 10 | 11:
+                wish.sync, wish.group = True, ""
+                wish.proves = self.fence_of(wish.run, one) if two % 24 > 11 else 0
 
     async def _acquire(self, client: Client, wish: Wish) -> bool:
         asked = wish.run
@@ -199,14 +202,19 @@ class Machine:
 
     def _compare(self, grant: Grant, run: Run, kind: str) -> None:
         attempt = run.last
+        left_us = (run.expiry - self.model.now) * UNIT_US
+        assert left_us - UNIT_US < grant.remaining_us <= left_us
+        if run.is_sync:
+            assert (grant.fence, grant.attempt, grant.checkpoint) == (run.fence, 0, None)
+            assert grant.starting_step == grant.next_step == run.next
+            assert grant.previous_state == attempt.outcome
+            return
         below = [step for step, _ in run.checkpoints if step < attempt.start]
         assert (grant.fence, grant.attempt, grant.starting_step) == (run.fence, len(run.attempts), attempt.start)
         assert (grant.next_step, grant.resumed) == (attempt.next, attempt.previous != "")
         assert (grant.previous_state or "") == attempt.previous
         assert (grant.checkpoint.step if grant.checkpoint else None) == max(below, default=None)
         assert grant.member == (kind == "member")
-        left_us = (run.expiry - self.model.now) * UNIT_US
-        assert left_us - UNIT_US < grant.remaining_us <= left_us
 
     async def _ask(self, client: Client, wish: Wish, asked: str) -> Grant:
         proof = ProofOfDeath(wish.proves, client.machine, "pid:[1]", 1, 7) if wish.proves else None
@@ -228,6 +236,7 @@ class Machine:
                 proof=proof,
                 auto_keys=wish.keys,
                 auto_search=wish.search,
+                sync=wish.sync,
             ),
             patience,
         )
@@ -253,14 +262,17 @@ class Machine:
     async def write(self, who: int, one: int, two: int) -> bool:
         run_id, fence = CHOICE[who % 6], self.fence_of(CHOICE[who % 6], one)
         kind, step = ("points", "points", "commit", "rewind")[two % 4], two // 4 % 20
+        run, late = self.model.runs.get(run_id), 0
+        if run is not None and run.is_sync and run.fence == fence:
+            late = who // 6 % (len(run.attempts) + 2)  # also none, and one that there is not
 
         async def call() -> None:
-            writer = Writer(self.project, run_id, fence, "main", f"s{next(self.numbers)}")
+            writer = Writer(self.project, run_id, fence, "main", f"s{next(self.numbers)}", late)
             at = await self.live.metrics.open_writer(writer)
             segment = at.segment + (kind == "rewind" and at.written)
-            await self.live.metrics.append(writer, self._entry(at.seq + 1, segment, kind, step, fence))
+            await self.live.metrics.append(writer, self._entry(at.seq + 1, segment, kind, step, at.fence))
 
-        await self._both(lambda: self.model.write(run_id, fence, kind, step), call)
+        await self._both(lambda: self.model.write(run_id, fence, kind, step, late), call)
         return True
 
     def _entry(self, seq: int, segment: int, kind: str, step: int, fence: int) -> Entry:
@@ -290,7 +302,6 @@ class Machine:
             assert broken > max(self.fences[run_id])
             self.fences[run_id].append(broken)
             run.fence = run.broken_to = broken
-            self.model.note("broken", run_id)
         assert broken == (run.broken_to if run.broken == fence else fence)
         return True
 
@@ -464,7 +475,7 @@ REFUSALS = {"LEASE_HELD", "LOCK_DELAY", "LEASE_QUEUED", "NO_HOLDER", "RUN_EXISTS
 REFUSALS |= {"NONCE_ENDED", "STALE_FENCE", "LEASE_ENDED", "REVOKED", "RUN_GONE", "LEASE_FREE", "INVALID_FIELD"}
 REFUSALS |= {"CYCLE", "LINKED_ALREADY", "NOT_DELETED", "REFERENCED"}
 EVENTS = {"created", "granted", "reinstated", "released", "expired", "proved-dead", "given-back", "revoked", "broken"}
-EVENTS |= {"linked", "deleted", "undeleted", "purged"}
+EVENTS |= {"linked", "deleted", "undeleted", "purged", "sync_began", "sync_ended"}
 
 NUMBERS = itertools.count()
 SEEN: Counter[str] = Counter()

@@ -27,6 +27,19 @@ class Attempt:
     outcome: str = "running"
     released: bool = False
     counts: bool = False
+    #: Of its writer `main`: whether it wrote, its segment, and where those that a rewind opened start.
+    wrote: bool = False
+    segment: int = 0
+    segments: dict[int, int] = field(default_factory=dict)
+
+    def rewind(self, step: int) -> None:
+        """A rewind once the attempt counts; without a write of its own a writer stays in its segment."""
+        self.segment += self.wrote
+        self.segments[self.segment] = min(step, self.segments.get(self.segment, step))
+
+    @property
+    def starts(self) -> list[int]:
+        return [self.start, *self.segments.values()] if self.counts else []
 
 
 @dataclass
@@ -59,8 +72,11 @@ class Run:
     checkpoints: set[tuple[int, int]] = field(default_factory=set)
     parent: str = ""
     parent_step: int = -1
-    #: Attempt and start of one that was open, without a write, at the link: it supersedes nothing of the parent's.
-    spares: tuple[int, int] = (0, 0)
+    #: Attempt and start of those that did not count yet at the link: they supersede nothing of the parent's.
+    spares: set[tuple[int, int]] = field(default_factory=set)
+    #: Fence of the last sync, and the nonces of all.
+    sync: int = 0
+    sync_nonces: set[str] = field(default_factory=set)
     children: int = 0
     keys: list[str] = field(default_factory=list)
 
@@ -74,24 +90,58 @@ class Run:
     def by_fence(self, fence: int) -> Attempt | None:
         return next((one for one in self.attempts if one.fence == fence), None)
 
+    @property
+    def is_sync(self) -> bool:
+        return self.fence == self.sync
+
     def close(self, outcome: str) -> None:
-        self.end = self.last.outcome = outcome
+        """The lease ends: its attempt does, or (of a sync) the run stands as its last attempt ended."""
+        if not self.is_sync:
+            self.last.outcome = outcome
+        self.end = self.last.outcome
 
     def finish(self, outcome: str) -> None:
         """End the last attempt for good: no way back, no lock-delay."""
         self.close(outcome)
         self.final, self.expiry, self.avail = True, 0, 0
 
-    def count_from(self, start: int) -> None:
-        self.next = start
-        self.checkpoints = {one for one in self.checkpoints if one[0] < start}
+    def number_of(self, fence: int) -> int:
+        """The attempt of a fence; 0 for those of parents."""
+        return next((n for n, one in enumerate(self.attempts, 1) if one.fence == fence), 0)
 
-    def begin_to_count(self) -> None:
-        start, shown = self.last.start, self.checkpoints
-        self.count_from(start)
-        if self.spares == (len(self.attempts), start):
-            self.next = max(start, self.parent_step + 1)
-            self.checkpoints |= {one for one in shown if self.by_fence(one[1]) is None}
+    def is_continued(self, number: int) -> bool:
+        return any(one.counts for one in self.attempts[number:])
+
+    def count_from(self, number: int, start: int, *, spares: bool = False) -> None:
+        """A segment of an attempt begins to count."""
+        if not self.is_continued(number):
+            self.next = max(start, self.parent_step + 1) if spares else start
+        self.checkpoints = {
+            (step, fence)
+            for step, fence in self.checkpoints
+            if step < start or self.number_of(fence) > number or (spares and not self.number_of(fence))
+        }
+
+    def write(self, number: int, kind: str, step: int) -> None:
+        """Take an entry of an attempt in, in time or late: what counts after it goes on hiding it."""
+        attempt = self.attempts[number - 1]
+        if kind == "rewind" and not attempt.counts:
+            attempt.start = step
+        elif kind == "rewind":
+            attempt.rewind(step)
+            self.count_from(number, step)
+        else:
+            if not attempt.counts:
+                attempt.counts = True
+                self.count_from(number, attempt.start, spares=(number, attempt.start) in self.spares)
+            if attempt is self.last:
+                self.wrote, self.rewound = True, False
+            attempt.wrote = True
+            later = [start for one in self.attempts[number:] for start in one.starts]
+            if not self.is_continued(number):
+                self.next = max(self.next, step + 1)
+            if kind == "commit" and step < min(later, default=step + 1):
+                self.checkpoints.add((step, attempt.fence))
 
 
 @dataclass
@@ -112,6 +162,7 @@ class Wish:
     fork: tuple[str, int] | None = None
     keys: tuple[str, ...] = ()
     search: bool = False
+    sync: bool = False
 
 
 class Engine:
@@ -165,15 +216,14 @@ class Engine:
     def acquire(self, wish: Wish) -> Iterator[str]:
         """Decide; yields 'again', 'member' or 'new' where there is something to grant, and then wants `grant`."""
         run, run_id = self.runs.get(wish.run), wish.run
-        if run and (mine := next((one for one in run.attempts if one.nonce == wish.nonce), None)):
-            if mine is not run.last or run.nonce != wish.nonce or not run.held(self.now):
+        if run and wish.nonce in {*run.sync_nonces, *(one.nonce for one in run.attempts)}:
+            if run.nonce != wish.nonce or not run.held(self.now):
                 raise Refusal("NONCE_ENDED")
             run.call = wish.call
             yield "again"
             return
         if run and not run.deleted and self.now < run.avail and self.is_proved(wish, run):
-            run.finish("crashed")
-            self.note("proved-dead", run_id)
+            self.end("proved-dead", run_id, "crashed")
         if run and run.held(self.now) and wish.group and wish.group == run.group:
             self.leave(run_id, wish.nonce)
             yield "member"
@@ -199,7 +249,7 @@ class Engine:
     def judge(self, wish: Wish, run: Run | None) -> str:
         """The table of section 4, top down."""
         head = self.head(wish.run)
-        mode = "never" if wish.fork else wish.mode
+        mode = "never" if wish.fork else "must" if wish.sync else wish.mode
         if run is None:
             return "RUN_NOT_FOUND" if mode == "must" else ""
         if run.deleted:
@@ -231,8 +281,13 @@ class Engine:
         if run is None:
             run = self.runs[wish.run] = Run()
         elif run.end == "":
-            run.close("crashed")
-            self.note("expired", wish.run)
+            self.expire(wish.run)
+        if wish.sync:
+            self.lease(run, wish, fence)
+            run.sync = fence
+            run.sync_nonces.add(wish.nonce)
+            self.note("sync_began", wish.run)
+            return run.last
         if wish.fork:
             self.adopt(run, *wish.fork)
             run.next = wish.fork[1] + 1
@@ -247,14 +302,27 @@ class Engine:
         run.attempts.append(attempt)
         if wish.keys:
             self.bind(wish.run, wish.keys)
-        run.fence, run.nonce, run.call, run.group, run.machine = fence, wish.nonce, wish.call, wish.group, wish.machine
-        run.end, run.final, run.revoked, run.wrote, run.rewound = "", False, False, wish.rewinds, wish.rewinds
-        run.expiry, run.avail = self.now + TTL, self.now + TTL + LOCK_DELAY
+        self.lease(run, wish, fence)
+        run.wrote, run.rewound = wish.rewinds, wish.rewinds
         if wish.rewinds:
             attempt.counts = True
-            run.count_from(start)
+            run.count_from(len(run.attempts), start)
         self.note("created" if created else "granted", wish.run)
         return attempt
+
+    def lease(self, run: Run, wish: Wish, fence: int) -> None:
+        run.fence, run.nonce, run.call, run.group, run.machine = fence, wish.nonce, wish.call, wish.group, wish.machine
+        run.end, run.final, run.revoked = "", False, False
+        run.expiry, run.avail = self.now + TTL, self.now + TTL + LOCK_DELAY
+
+    def end(self, kind: str, run_id: str, outcome: str) -> None:
+        """A lease ends for good."""
+        self.note("sync_ended" if self.runs[run_id].is_sync else kind, run_id)
+        self.runs[run_id].finish(outcome)
+
+    def expire(self, run_id: str) -> None:
+        self.note("sync_ended" if self.runs[run_id].is_sync else "expired", run_id)
+        self.runs[run_id].close("crashed")
 
     def adopt(self, run: Run, parent_id: str, step: int) -> None:
         parent = self.runs[parent_id]
@@ -281,10 +349,12 @@ class Engine:
         if run.revoked:
             raise Refusal("REVOKED")
         back = self.now >= run.expiry
-        run.end, run.last.outcome = "", "running"
+        run.end = ""
+        if not run.is_sync:
+            run.last.outcome = "running"
         run.expiry, run.avail = self.now + TTL, self.now + TTL + LOCK_DELAY
         if back:
-            self.note("reinstated", run_id)
+            self.note("sync_began" if run.is_sync else "reinstated", run_id)
         return back
 
     def release(self, run_id: str, fence: int, outcome: str) -> str:
@@ -300,29 +370,22 @@ class Engine:
             raise Refusal("RUN_DELETED")
         if run.final:
             return run.end
-        run.finish(outcome)
-        run.last.released, run.revoked = True, False
-        if outcome == "finished":
+        self.end("released", run_id, outcome)
+        run.revoked = False
+        if not run.is_sync:
+            run.last.released = True
+        if run.end == "finished":
             self.forget(run_id)
-        self.note("released", run_id)
-        return outcome
+        return run.end
 
-    def write(self, run_id: str, fence: int, kind: str, step: int) -> None:
+    def write(self, run_id: str, fence: int, kind: str, step: int, late: int) -> None:
+        """Log under a fence; ``late``: an ended attempt, under a sync's."""
         run = self.fenced(run_id, fence)
-        if run.by_fence(fence) is None:
+        if run.by_fence(fence) is None and not run.is_sync:
             raise Refusal("STALE_FENCE")
-        if kind == "rewind" and not run.wrote:
-            run.last.start = step
-        elif kind == "rewind":
-            run.count_from(step)
-        else:
-            if not run.wrote:
-                run.wrote = run.last.counts = True
-                run.begin_to_count()
-            run.rewound = False
-            run.next = max(run.next, step + 1)
-            if kind == "commit":
-                run.checkpoints.add((step, fence))
+        if run.is_sync != (late > 0) or late > len(run.attempts):
+            raise Refusal("INVALID_FIELD")
+        run.write(late or len(run.attempts), kind, step)
 
     # What operators and coordinators do
 
@@ -340,7 +403,7 @@ class Engine:
         if self.now >= run.avail:
             raise Refusal("LEASE_FREE")
         if force:
-            run.finish("killed")
+            self.end("broken", run_id, "killed")
             run.broken, run.revoked = fence, False  # the new fence comes from the store
         elif not run.revoked:
             run.revoked = True
@@ -350,8 +413,7 @@ class Engine:
     def sweep(self) -> int:
         due = [name for name, run in self.runs.items() if run.end == "" and self.now >= run.expiry and not run.deleted]
         for name in sorted(due, key=lambda name: (self.runs[name].expiry, name)):
-            self.runs[name].close("crashed")
-            self.note("expired", name)
+            self.expire(name)
         return len(due)
 
     def delete(self, run_id: str, fence: int) -> None:
@@ -365,8 +427,7 @@ class Engine:
         if run.held(self.now):
             raise Refusal("LEASE_HELD")
         if run.end == "":
-            run.close("crashed")
-            self.note("expired", run_id)
+            self.expire(run_id)
         run.deleted, run.final, run.expiry, run.avail = True, True, 0, 0
         self.forget(run_id)
         self.note("deleted", run_id)
@@ -421,8 +482,7 @@ class Engine:
                 return
             raise Refusal("LINKED_ALREADY")
         self.adopt(run, parent_id, step)
-        if not run.wrote:
-            run.spares = (len(run.attempts), run.last.start)
+        run.spares = {(number, one.start) for number, one in enumerate(run.attempts, 1) if not one.counts}
         run.next = max(run.next, step + 1)
         self.note("linked", run_id)
 
@@ -433,7 +493,14 @@ class Engine:
             self.leave(run_id, nonce)
         run = self.runs.get(run_id)
         mine = run is not None and (run.fence == fence if fence else (run.nonce, run.call) == (nonce, call))
-        if run is None or not mine or run.end != "" or (run.wrote and not run.rewound):
+        if run is None or not mine or run.end != "":
+            return False
+        if run.is_sync:
+            run.sync_nonces.discard(run.nonce)
+            run.nonce = ""
+            self.end("given-back", run_id, "")
+            return True
+        if run.wrote and not run.rewound:
             return False
         self.note("given-back", run_id)
         if run.last.previous == "" and not run.children and (fence or run.parent == fork_of):
@@ -461,5 +528,5 @@ class Engine:
         found |= {"held": run.held(self.now), "closed": self.now < run.avail, "revoked": run.revoked}
         found |= {"deleted": run.deleted, "checkpoints": sorted(run.checkpoints), "children": run.children}
         found |= {"parent": (run.parent, run.parent_step), "keys": sorted(run.keys)}
-        found |= {"nonces": sorted(a.nonce for a in run.attempts if a.nonce)}
+        found |= {"nonces": sorted([*(a.nonce for a in run.attempts if a.nonce), *run.sync_nonces])}
         return found

@@ -12,8 +12,7 @@ local run_key, attempts_key, parent_key = KEYS[2], KEYS[3], KEYS[8]
 local now, _, refusal = gate(KEYS[1])
 if refusal then return refusal end
 if (redis.call('HGET', KEYS[13], project) or '0') ~= counter then return {'RACED', text(now)} end
-local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'attempt', 'parent', 'parent_step', 'next',
-  'wrote')
+local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'attempt', 'parent', 'parent_step', 'next')
 if not run[1] then return {'ABSENT', text(now)} end
 if run[2] then return {'DELETED', text(now)} end
 local parent = redis.call('HMGET', parent_key, 'next', 'deleted')
@@ -27,8 +26,9 @@ if run[4] then
 end
 -- Only what the run rewinds from now on may hide the parent's points: its own starts were not meant to.
 local own = counting_segments(attempts_key)
-if run[7] == '0' then -- nor that of an attempt whose first write is still to come
-  own = own .. '\n' .. run[3] .. ' 0 ' .. redis.call('HGET', attempts_key, run[3] .. '.start') .. ' '
+for attempt = 1, tonumber(run[3]) do -- nor those of attempts whose first write is still to come, by a sync perhaps
+  local open = redis.call('HMGET', attempts_key, attempt .. '.start', attempt .. '.counts')
+  if open[1] and open[2] ~= '1' then own = own .. '\n' .. attempt .. ' 0 ' .. open[1] .. ' ' end
 end
 adopt(run_key, KEYS[4], KEYS[5], parent_id, step, own, parent_key, KEYS[9], KEYS[10], KEYS[11], KEYS[12])
 -- A run that logged nothing yet goes on behind the history that it shows now.
