@@ -1,6 +1,7 @@
 """Random histories through the real scripts on a real store, against a short reference that keeps everything.
 
-Now and then the log is archived: what is read from the store, from the archive and from both is the same.
+Now and then the log is archived: what is read from the store, from the archive and from both is the same. What an
+attempt could not deliver is brought in after later ones.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,7 +42,10 @@ OPS = st.one_of(
 ATTEMPTS = st.lists(
     st.tuples(st.one_of(st.none(), st.none(), STEPS), st.lists(OPS, max_size=8)), min_size=1, max_size=5
 )
+#: An attempt's number, how many attempts there are then, and what is brought in.
+LATE = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5), st.lists(OPS, min_size=1, max_size=5)), max_size=4)
 History = list[tuple[int | None, list[tuple[str, str, int | list[int]]]]]
+Late = list[tuple[int, int, list[tuple[str, str, int | list[int]]]]]
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +99,8 @@ class Driver:
         assert grant.attempt == reference.attempt + 1
         assert grant.next_step == reference.next_step()
         assert grant.starting_step == start
-        shown = grant.checkpoint and (grant.checkpoint.step, grant.checkpoint.fence)
+        shown = grant.checkpoint and (grant.checkpoint.step, grant.checkpoint.fence, grant.checkpoint.uri)
         assert shown == checkpoint
-        if grant.checkpoint and checkpoint:
-            assert grant.checkpoint.uri == reference.checkpoints()[checkpoint][0]
         reference.grant(grant.fence, start)
         return grant
 
@@ -114,8 +117,9 @@ class Driver:
             entry = entry_of(seq, reference.place(name).segment, rows)
         elif kind == "commit":
             uri = f"file:///{next(self.values)}"
-            reference.commit(name, what, uri)
-            entry = commit_entry(seq, what, writer.fence, segment=reference.place(name).segment, uri=uri)
+            reference.commit(name, what, uri, late=writer.attempt > 0)
+            fence = reference.fences[reference.writing]
+            entry = commit_entry(seq, what, fence, segment=reference.place(name).segment, uri=uri)
         else:
             reference.rewind(name, what)
             entry = rewind_entry(seq, what, segment=reference.place(name).segment)
@@ -123,6 +127,20 @@ class Driver:
 
     async def attempt(self, resume_step: int | None, ops: list[tuple[str, str, int | list[int]]]) -> None:
         grant = await self.grant(resume_step)
+        await self.write(grant.fence, 0, ops)
+
+    async def late(self, attempt: int, ops: list[tuple[str, str, int | list[int]]]) -> None:
+        """Bring in what an ended attempt could not deliver."""
+        nonce = f"late{next(self.values)}"
+        grant = await self.live.leases.acquire(
+            Acquisition(self.project, "r", "r", ResumeMode.MUST, nonce, TTL_US, HOLDER, sync=True)
+        )
+        assert grant.next_step == self.reference.next_step()
+        self.reference.writing = attempt
+        await self.write(grant.fence, attempt, ops)
+        self.reference.writing = self.reference.attempt
+
+    async def write(self, fence: int, late: int, ops: list[tuple[str, str, int | list[int]]]) -> None:
         sessions: dict[str, Writer] = {}
         for kind, name, what in ops:
             if kind == "archive":
@@ -131,16 +149,17 @@ class Driver:
                 continue
             if kind == "reopen" or name not in sessions:
                 session = f"s{next(self.values)}"
-                sessions[name] = writer_of(self.project, grant.fence, name=name, session=session)
+                writer = writer_of(self.project, fence, name=name, session=session)
+                sessions[name] = replace(writer, attempt=late)
                 await self.open(sessions[name])
             if kind != "reopen":
                 await self.op(sessions[name], kind, what)
-        await self.live.leases.release(self.project, "r", grant.fence, RunState.CRASHED)
+        await self.live.leases.release(self.project, "r", fence, RunState.CRASHED)
 
     async def compare(self) -> None:
         reference = self.reference
         snapshot = await self.live.runs.get_run(self.project, "r", "r")
-        found = {(c.step, c.fence): (c.uri, not c.superseded) for c in snapshot.run.checkpoints}
+        found = sorted((c.step, c.fence, c.uri, not c.superseded) for c in snapshot.run.checkpoints)
         assert found == reference.checkpoints()
         assert snapshot.run.next_step == reference.next_step()
         assert snapshot.run.points == len(reference.points)
@@ -173,18 +192,28 @@ class Driver:
                 assert (kept[0], kept[-1]) == (all_of_key[0], all_of_key[-1])
 
 
-@settings(max_examples=250, deadline=None, print_blob=True)
-@given(ATTEMPTS)
-@example([(None, [("log", "main", list(range(13)))]), (5, [("rewind", "main", 9)]), (None, [])])
-@example([(None, [("commit", "main", 5), ("log", "main", [6, 7])]), (None, [("log", "rank1", [0])]), (None, [])])
-@example([(None, [("log", "main", [5])]), (9, [("log", "rank1", [9]), ("rewind", "main", 2), ("rewind", "main", 8)])])
-@example([(None, [("commit", "main", 9)]), (3, [("commit", "rank1", 9), ("rewind", "rank1", 0)]), (None, [])])
-@example([(None, [("log", "main", [0, 1, 2]), ("archive", "main", 0), ("rewind", "main", 1), ("archive", "main", 0)])])
+@settings(max_examples=int(os.environ.get("RUNLEASE_TEST_HISTORIES", "250")), deadline=None, print_blob=True)
+@given(ATTEMPTS, LATE)
+@example([(None, [("log", "main", list(range(13)))]), (5, [("rewind", "main", 9)]), (None, [])], [])
+@example([(None, [("commit", "main", 5), ("log", "main", [6, 7])]), (None, [("log", "rank1", [0])]), (None, [])], [])
+@example(
+    [(None, [("log", "main", [5])]), (9, [("log", "rank1", [9]), ("rewind", "main", 2), ("rewind", "main", 8)])], []
+)
+@example([(None, [("commit", "main", 9)]), (3, [("commit", "rank1", 9), ("rewind", "rank1", 0)]), (None, [])], [])
+@example(
+    [(None, [("log", "main", [0, 1, 2]), ("archive", "main", 0), ("rewind", "main", 1), ("archive", "main", 0)])], []
+)
 # A log that is archived in the middle of an attempt, then superseded from the part that is hot.
 @example(
-    [(None, [("log", "main", list(range(9))), ("archive", "main", 0), ("rewind", "main", 4), ("log", "main", [4])])]
+    [(None, [("log", "main", list(range(9))), ("archive", "main", 0), ("rewind", "main", 4), ("log", "main", [4])])],
+    [],
 )
-def test_random_histories(live: LiveStore, history: History) -> None:
+# An attempt that begins to count late, one whose rewind comes late, and a checkpoint behind which the run went on.
+@example(
+    [(None, [("log", "main", [0, 1, 2, 3])]), (2, []), (3, [("log", "main", [3]), ("archive", "main", 0)])],
+    [(2, 3, [("log", "main", [2, 5])]), (1, 3, [("commit", "main", 1), ("rewind", "main", 1), ("log", "main", [1])])],
+)
+def test_random_histories(live: LiveStore, history: History, late: Late) -> None:
     driver = Driver(live)
     storage: list[str] = []
 
@@ -192,6 +221,10 @@ def test_random_histories(live: LiveStore, history: History) -> None:
         for resume_step, ops in history:
             await driver.attempt(resume_step, ops)
             await driver.compare()
+            for attempt, when, brought in late:
+                if when == driver.reference.attempt and attempt <= when:
+                    await driver.late(attempt, brought)
+                    await driver.compare()
 
         storage.append("hot" if not driver.parts else "mixed" if await hot(driver) else "archived")
         await driver.archive()

@@ -1,6 +1,7 @@
 """A run's history by the text of the visibility rule (DESIGN section 4): keeps everything, and looks at all of it.
 
-It only ever appends to lists; the scripts keep counters, flags and sets, and know nothing of storage either.
+It only ever appends to lists; the scripts keep counters, flags and sets, and know nothing of storage either. What a
+sync brings in late counts by its attempt, not by when it came.
 """
 
 from __future__ import annotations
@@ -34,6 +35,19 @@ class Logged(NamedTuple):
     value: float
 
 
+class Committed(NamedTuple):
+    """A checkpoint; `of_main` is the segment of `main` then, `hidden` whether it was superseded before it came."""
+
+    attempt: int
+    moment: int
+    segment: int
+    step: int
+    of_main: int
+    uri: str
+    late: bool
+    hidden: bool
+
+
 @dataclass
 class Reference:
     """All that ever happened, each with its moment: a position in the one order of accepted entries."""
@@ -43,41 +57,46 @@ class Reference:
     fences: dict[int, int] = field(default_factory=dict)
     segments: list[Opened] = field(default_factory=list)
     points: list[Logged] = field(default_factory=list)
-    commits: list[tuple[int, int, int, str]] = field(default_factory=list)
-    raised: list[tuple[int, int]] = field(default_factory=list)
-    #: Of each writer in this attempt: last seq, segment, whether it wrote.
-    places: dict[str, WriterPosition] = field(default_factory=dict)
+    commits: list[Committed] = field(default_factory=list)
+    #: Attempt and moment, and how far `main` has come.
+    raised: list[tuple[tuple[int, int], int]] = field(default_factory=list)
+    #: Of each attempt's writers: last seq, segment, whether it wrote.
+    places: dict[tuple[int, str], WriterPosition] = field(default_factory=dict)
+    #: The attempt that is written now: the last one, or one that a sync brings in.
+    writing: int = 0
 
     def grant(self, fence: int, start: int) -> None:
         self.attempt += 1
+        self.writing = self.attempt
         self.fences[self.attempt] = fence
-        self.places = {}
         self.segments.append(Opened(self.attempt, 0, "", start, math.inf))
 
     def place(self, writer: str) -> WriterPosition:
-        return self.places.get(writer, WriterPosition(0, 0, False))
+        return self.places.get((self.writing, writer), WriterPosition(0, 0, False))
 
     @property
     def first(self) -> Opened:
-        return next(s for s in self.segments if s.attempt == self.attempt and s.writer == "")
+        return next(s for s in self.segments if s.attempt == self.writing and s.writer == "")
 
     def _write(self, writer: str, highest: int) -> None:
         self.moment += 2
         if self.first.counts_from == math.inf:
             self.first.counts_from = self.moment - 1
         place = self.place(writer)
-        self.places[writer] = WriterPosition(place.seq + 1, place.segment, True)
+        self.places[self.writing, writer] = WriterPosition(place.seq + 1, place.segment, True)
         if writer == "main":
-            self.raised.append((self.moment, highest + 1))
+            self.raised.append(((self.writing, self.moment), highest + 1))
 
     def log(self, writer: str, rows: list[tuple[int, str, float]]) -> None:
         self._write(writer, max(step for step, _, _ in rows))
         segment = self.place(writer).segment
-        self.points += [Logged(self.attempt, segment, writer, key, step, value) for step, key, value in rows]
+        self.points += [Logged(self.writing, segment, writer, key, step, value) for step, key, value in rows]
 
-    def commit(self, writer: str, step: int, uri: str) -> None:
+    def commit(self, writer: str, step: int, uri: str, *, late: bool = False) -> None:
         self._write(writer, step)
-        self.commits.append((self.moment, step, self.fences[self.attempt], uri))
+        of_main, segment = self.place("main").segment, self.place(writer).segment
+        one = Committed(self.writing, self.moment, segment, step, of_main, uri, late, False)
+        self.commits.append(one._replace(hidden=self._is_hidden(one)))
 
     def rewind(self, writer: str, step: int) -> None:
         self.moment += 2
@@ -86,8 +105,8 @@ class Reference:
         if self.first.counts_from == math.inf:
             self.first.start = step
         else:
-            self.segments.append(Opened(self.attempt, segment, writer, step, self.moment))
-        self.places[writer] = WriterPosition(place.seq + 1, segment, place.written)
+            self.segments.append(Opened(self.writing, segment, writer, step, self.moment))
+        self.places[self.writing, writer] = WriterPosition(place.seq + 1, segment, place.written)
 
     def history(self, writer: str) -> list[tuple[str, int, float, int, bool]]:
         """(key, step, value, attempt, hidden) of all points by key, then step, then as logged."""
@@ -105,20 +124,32 @@ class Reference:
     def _of_run(self) -> list[Opened]:
         return [s for s in self.segments if s.writer in ("", "main") and s.counts_from < math.inf]
 
-    def checkpoints(self) -> dict[tuple[int, int], tuple[str, bool]]:
-        """(step, fence) -> URI and whether it is visible; a commit repeated under one fence replaces itself."""
-        return {
-            (step, fence): (uri, not any(s.counts_from > moment and s.start <= step for s in self._of_run))
-            for moment, step, fence, uri in self.commits
-        }
+    def _is_hidden(self, one: Committed) -> bool:
+        """Whether a later segment supersedes a checkpoint; within an attempt those that began to count after it."""
+
+        def is_later(s: Opened) -> bool:
+            if s.attempt != one.attempt:
+                return s.attempt > one.attempt
+            return s.counts_from > one.moment or (one.late and s.writer == "main" and s.segment > one.segment)
+
+        return any(is_later(s) and s.start <= one.step for s in self._of_run)
+
+    def checkpoints(self) -> list[tuple[int, int, str, bool]]:
+        """Step, fence, URI and whether it is visible; within a segment of `main` a repeated commit replaces itself."""
+        kept = {(one.step, one.attempt, one.of_main): one for one in self.commits}
+        last = {(one.step, one.attempt): one for one in self.commits if not one.hidden}
+        return sorted(
+            (one.step, self.fences[one.attempt], one.uri, one is last.get(place[:2]) and not self._is_hidden(one))
+            for place, one in kept.items()
+        )
 
     def next_step(self) -> int:
-        starts = [(s.counts_from, s.start) for s in self._of_run]
-        base_moment, base = max(starts, default=(0.0, 0))
-        return max([base] + [step for moment, step in self.raised if moment > base_moment])
+        starts: list[tuple[tuple[int, float], int]] = [((s.attempt, s.counts_from), s.start) for s in self._of_run]
+        base_at, base = max(starts, default=((0, 0.0), 0))
+        return max([base] + [step for at, step in self.raised if at > base_at])
 
-    def start_and_checkpoint(self, resume_step: int | None) -> tuple[int, tuple[int, int] | None]:
-        shown = [place for place, (_, visible) in self.checkpoints().items() if visible]
+    def start_and_checkpoint(self, resume_step: int | None) -> tuple[int, tuple[int, int, str] | None]:
+        shown = [(step, fence, uri) for step, fence, uri, visible in self.checkpoints() if visible]
         top = max(shown, default=None)
         start = resume_step if resume_step is not None else top[0] + 1 if top else self.next_step()
         return start, max((place for place in shown if place[0] < start), default=None)
