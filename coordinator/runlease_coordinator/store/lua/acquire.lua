@@ -14,7 +14,7 @@
 --         in: opens no attempt), acquires (the default limit per second; absent: not counted, a look of a call that waits),
 --         acquires_burst
 -- Returns {verdict, now, ...}:
---   GRANTED  fence, attempt, remaining (us), resumed (0|1), previous end, next_step, starting_step,
+--   GRANTED  fence, attempt, remaining (us, the ttl at most), resumed (0|1), previous end, next_step, starting_step,
 --            checkpoint document ('' if none), config changes [key, before, after, ...], record [field, value, ...]
 --            (of a sync: attempt 0, starts at the next step, no checkpoint)
 --   MEMBER   as GRANTED, of the holder of the same group
@@ -44,23 +44,29 @@ if rate and rate > 0 then
 end
 
 local old = redis.call('HMGET', run_key, 'id', 'deleted', 'end', 'expiry', 'avail', 'fence', 'attempt', 'nonce',
-  'next', 'granted', 'holder', 'sync')
+  'next', 'granted', 'holder', 'sync', 'ttl')
 local exists = old[1] ~= false
 if exists and request.typed ~= old[1] and request.typed ~= id then
   return {'COLLISION', text(now), old[1]}
 end
 
-local function answer(verdict, fence, attempt, remaining, changes)
+local function answer(verdict, fence, attempt, left, changes)
   if attempt == '0' then
     local stood = redis.call('HGET', attempts_key, old[7] .. '.end')
-    return {verdict, text(now), fence, attempt, text(remaining), 1, stood, old[9], old[9], '', changes,
+    return {verdict, text(now), fence, attempt, text(left), 1, stood, old[9], old[9], '', changes,
       redis.call('HGETALL', run_key)}
   end
   local given = redis.call('HMGET', attempts_key, attempt .. '.previous', attempt .. '.next', attempt .. '.start')
   local found = redis.call('ZREVRANGEBYSCORE', ckpt_key, '(' .. given[3], '-inf', 'LIMIT', 0, 1)
   local doc = found[1] and redis.call('HGET', doc_key, found[1]) or ''
-  return {verdict, text(now), fence, attempt, text(remaining), given[1] == '' and 0 or 1, given[1], given[2],
+  return {verdict, text(now), fence, attempt, text(left), given[1] == '' and 0 or 1, given[1], given[2],
     given[3], doc, changes, redis.call('HGETALL', run_key)}
+end
+
+-- What is left of the lease that the record names. Its ttl at most: behind a step back of the store's clock the record's
+-- expiry is further away than that, and who believed so would outlast the next holder's grant if the clock comes back.
+local function remaining()
+  return math.min(tonumber(old[4]) - now, tonumber(old[13]))
 end
 
 -- A retry of a call whose answer was lost: the same grant, not extended, for as long as it lives.
@@ -68,7 +74,7 @@ local earlier = redis.call('HGET', attempts_key, 'nonce.' .. nonce)
 if earlier then
   if nonce == old[8] and old[3] == '' and now < tonumber(old[4]) and not old[2] then
     redis.call('HSET', run_key, 'call', request.call)
-    return answer('GRANTED', old[6], earlier, tonumber(old[4]) - now, {})
+    return answer('GRANTED', old[6], earlier, remaining(), {})
   end
   return {'NONCE_ENDED', text(now), earlier}
 end
@@ -95,7 +101,7 @@ end
 local held = run and run['end'] == '' and now < run.expiry and not run.deleted
 if held and request.group and not request.holds and cjson.decode(old[11])[5] == request.group then
   leave_queue(wait_key, waitx_key, nonce)
-  return answer('MEMBER', old[6], old[7], run.expiry - now, {})
+  return answer('MEMBER', old[6], old[7], remaining(), {})
 end
 if request.auto_found and string.sub(request.auto_found, 1, 6) == 'group:' and not request.member then
   -- A group's key leads to what the group holds; of an earlier start of the same name it means nothing.

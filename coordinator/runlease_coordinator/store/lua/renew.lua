@@ -4,7 +4,7 @@
 -- ARGV  1 project  2 canonical ID  3 fence  4 lock-delay (us)
 -- Returns {verdict, now, ...}:
 --   RENEWED  remaining (us), reinstated (0|1)     ENDED  recorded end
---   REVOKED  remaining (us): an operator wants it back, nothing was extended
+--   REVOKED  remaining (us, the ttl at most): an operator wants it back, nothing was extended
 --   STALE  record [field, value, ...]             ABSENT DELETED UNBOOTSTRAPPED
 local project, id, fence, lock_delay = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local meta_key, run_key, attempts_key = KEYS[1], KEYS[2], KEYS[3]
@@ -19,7 +19,7 @@ if run[5] then return {'DELETED', text(now)} end
 if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
 local expiry, ttl = tonumber(run[3]), tonumber(run[4])
 if run[2] ~= '' and expiry == 0 then return {'ENDED', text(now), run[2]} end
-if run[8] then return {'REVOKED', text(now), text(math.max(0, expiry - now))} end
+if run[8] then return {'REVOKED', text(now), text(math.max(0, math.min(expiry - now, ttl)))} end
 
 local reinstated = 0
 if now >= expiry then
