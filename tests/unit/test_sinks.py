@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runlease.history import History, Series
 from runlease.records import Segment
-from runlease.sinks.feed import read_page
+from runlease.sinks.feed import pages
 from runlease.sinks.mlflow import mlflow_key
 from runlease.sinks.state import BrokenState, InUse, State, StateFile
 from runlease.sinks.target import Row, rows_of
@@ -102,7 +102,7 @@ def test_a_page_is_read_again_when_a_segment_came_to_count_meanwhile() -> None:
     # Given attempt 2, whose first write comes while the page is read...
     before, after = [(1, 0)], [(1, 0), (2, 5)]
     client = Scripted(before, after, after)
-    page = read_page(client, "p", "r", "main", State(cursor="0-1", segments=["1.0@0"]))  # type: ignore[arg-type]
+    (page,) = pages(client, "p", "r", "main", State(cursor="0-1", segments=["1.0@0"]))  # type: ignore[arg-type]
     # ...then the page that is sent was read with it, and its start is announced before.
     assert client.reads == 2
     assert page.history.series[0].steps == [2]
@@ -113,5 +113,5 @@ def test_within_a_read_of_many_pages_nothing_is_announced() -> None:
     after = [(1, 0), (2, 5)]
     client = Scripted(after, after)
     state = State(cursor="0-1", page="token", segments=["1.0@0"])
-    page = read_page(client, "p", "r", "main", state)  # type: ignore[arg-type]
+    (page,) = pages(client, "p", "r", "main", state)  # type: ignore[arg-type]
     assert page.starts == ()

@@ -35,27 +35,47 @@ class Page:
     token: str
 
 
-def read_page(client: Client, project: str, id: str, writer: str, state: State) -> Page:
-    """Read the next page behind a state.
+def pages(client: Client, project: str, id: str, writer: str, state: State) -> Iterator[Page]:
+    """Yield what lies behind a state, page by page; who sends a page moves the state behind it before the next one.
 
     Raises:
+        AnotherRun: the run was created later than the state's.
         RunNotFound, CoordinatorUnavailable.
     """
+    while True:
+        try:
+            yield from _pages_of_one_read(client, project, id, writer, state)
+            return
+        except InvalidArgument as error:
+            if error.field != "page_token" or not state.page:
+                raise
+            state.page = ""  # its moment cannot be read any more: begin this read anew
+
+
+def _pages_of_one_read(client: Client, project: str, id: str, writer: str, state: State) -> Iterator[Page]:
     record = client.get_run(project, id)
     if state.created_s and record.created_s != state.created_s:
         raise AnotherRun(f"{project}/{id} is another run than before")
+    cursor = state.cursor
     while True:
-        history = _read(client, project, id, writer, state)
-        again = client.get_run(project, id)
+        found = client.history_pages(
+            project, id, writers=[writer], after=cursor, page_points=PAGE_POINTS, page_token=state.page
+        )
+        history = next(found)
+        again = record if state.page else client.get_run(project, id)
         # A segment that came to count in between would hide points that are in the page, or not.
         if list(starts_of(again, writer)) == list(starts_of(record, writer)):
             break
         record = again
-    # All pages of one read are of one moment, judged by the segments of that moment: those were announced with the
+    # All pages of one read are of one moment, judged by the segments of that moment: those are announced with the
     # first page, and what came to count since is announced with the next read.
-    starts = () if state.page else tuple(one for one in starts_of(again, writer) if one.name not in state.segments)
-    token = history.next_page_token
-    return Page(again, history, starts, state.cursor if token else history.cursor, token)
+    starts = () if state.page else tuple(one for one in starts_of(record, writer) if one.name not in state.segments)
+    while True:
+        token = history.next_page_token
+        yield Page(record, history, starts, cursor if token else history.cursor, token)
+        if not token:
+            return
+        history, starts = next(found), ()
 
 
 class AnotherRun(Exception):
@@ -70,20 +90,3 @@ def starts_of(record: RunRecord, writer: str) -> Iterator[Start]:
                 # A second rewind before a write lowers its segment's start: then there is another one to tell of.
                 name = f"{attempt.attempt}.{segment.segment}@{segment.start}"
                 yield Start(name, segment.start, attempt.granted_s)
-
-
-def _read(client: Client, project: str, id: str, writer: str, state: State) -> History:
-    def page(token: str) -> History:
-        pages = client.history_pages(
-            project, id, writers=[writer], after=state.cursor, page_points=PAGE_POINTS, page_token=token
-        )
-        return next(pages)
-
-    if state.page:
-        try:
-            return page(state.page)
-        except InvalidArgument as error:
-            if error.field != "page_token":
-                raise
-            state.page = ""  # its moment cannot be read any more: begin this read anew
-    return page("")

@@ -11,7 +11,7 @@ from pathlib import Path
 from runlease.client import Client
 from runlease.exceptions import CoordinatorUnavailable, RunNotFound
 from runlease.records import RunRecord
-from runlease.sinks.feed import AnotherRun, Page, read_page
+from runlease.sinks.feed import AnotherRun, Page, pages
 from runlease.sinks.state import BrokenState, InUse, State, StateFile
 from runlease.sinks.target import RunTarget, Target, TargetError, rows_of, run_name
 
@@ -196,22 +196,23 @@ class _RunFeed:
         if state is None:
             self._held.enter_context(self._file.locked())
             state = self._state = self._file.load()
-        while not self._stop.is_set():
+        while True:
+            # To a target that has nothing yet, there is no start to tell of.
             fresh = not state.cursor and not state.page
             try:
-                page = read_page(self._client, record.project, record.canonical_id, self._writer, state)
-            except AnotherRun:
-                state = self._begin_anew(record)
-                continue
-            yield self._send_page(state, page, announce=not fresh)
-            if not page.token:
+                for page in pages(self._client, record.project, record.canonical_id, self._writer, state):
+                    yield self._send_page(state, page, announce=not fresh)
+                    if self._stop.is_set():
+                        return
                 self._end(state, page.record)
                 return
+            except AnotherRun:
+                state = self._begin_anew(record)
 
     def _send_page(self, state: State, page: Page, *, announce: bool) -> int:
         if len(page.history) or page.starts:
             run = self._open(page.record, state)
-            if announce:  # to a target that has nothing yet, there is nothing to say
+            if announce:
                 for start in page.starts:
                     run.restart(start.step, start.time_s)
             run.write(rows_of(page.history.series))
