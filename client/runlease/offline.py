@@ -31,7 +31,7 @@ from runlease.session import NoSession, update_request
 from runlease.spool.files import FOLDER
 from runlease.spool.opening import new_header, run_folder
 from runlease.spool.reading import Session, find_sessions
-from runlease.spool.segments import LocalHistory, local_history
+from runlease.spool.segments import LocalHistory, known_runs, local_history
 from runlease.spool.writing import Spool
 from runlease.writersettings import WriterSettings
 
@@ -125,9 +125,9 @@ def offline_run(
     _check_branches(request)
     if request.auto:
         request = replace(request, id=_found_by(keys, request) or request.id)
-    sessions = find_sessions(run_folder(request.directory, request.project, request.id)).sessions
-    sessions = [session for session in sessions if session.header.run.project == request.project]
-    history = local_history([] if request.member else sessions)
+    folder = run_folder(request.directory, request.project, request.id)
+    sessions = find_sessions(folder).sessions
+    history = LocalHistory() if request.member else local_history(folder, sessions)
     _check_exclusive(request, sessions, history)
     start = request.resume_step if request.resume_step is not None else history.starting_step
     name = request.name or history.name or generate_name()
@@ -191,9 +191,16 @@ def _check_exclusive(request: Request, sessions: Sequence[Session], history: Loc
 
 def _found_by(keys: Sequence[str], request: Request) -> str | None:
     """Return the run that earlier offline segments with one of the keys belong to; a finished one is left alone."""
-    for session in reversed(find_sessions(request.directory / FOLDER / request.project).sessions):
-        if session.offline and not set(keys).isdisjoint(session.header.acquire.auto_keys):
-            return None if session.outcome == "finished" else session.header.run.id
+    folder = request.directory / FOLDER / request.project
+    runs = [
+        (session.header.created, tuple(session.header.acquire.auto_keys), session.outcome or "", session.header.run.id)
+        for session in find_sessions(folder).sessions
+        if session.offline
+    ]
+    runs += [(known.created, known.auto_keys, known.outcome, known.run_id) for known in known_runs(folder)]
+    for _, its_keys, outcome, run_id in sorted(runs, key=lambda run: run[0], reverse=True):
+        if not set(keys).isdisjoint(its_keys):
+            return None if outcome == "finished" else run_id
     return None
 
 
@@ -218,14 +225,14 @@ def _checkpoint(history: LocalHistory, start: int) -> Checkpoint | None:
     found = history.checkpoint_below(start)
     if found is None:
         return None
-    commit, session, attempt = found
+    commit = found.read()
     return Checkpoint(
         step=commit.step,
         uri=commit.uri,
         metadata=load_json(commit.metadata),
         fence=0,
-        attempt=attempt,
-        committed_s=session.header.created,
+        attempt=found.segment,
+        committed_s=found.created,
         superseded=False,
         writer=MAIN_WRITER,
     )

@@ -358,7 +358,11 @@ class Session:
             self._fd = None
 
     def discard(self) -> None:
-        """Remove it: everything in it is delivered."""
+        """Remove it: everything in it is delivered. Where the run's next offline start goes on stays."""
+        from runlease.spool.segments import remember
+
+        if self.offline:
+            remember(self)
         remove_session(self.path)
         self.close()
 

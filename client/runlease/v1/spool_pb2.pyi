@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SpoolRecord(_message.Message):
-    __slots__ = ("header", "entry", "item", "base", "acknowledged", "outcome", "update")
+    __slots__ = ("header", "entry", "item", "base", "acknowledged", "outcome", "update", "known")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class SpoolRecord(_message.Message):
     ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
     header: SpoolHeader
     entry: SpooledEntry
     item: SpooledItem
@@ -25,7 +26,8 @@ class SpoolRecord(_message.Message):
     acknowledged: SpoolAcknowledged
     outcome: _runs_pb2.RunState
     update: _runs_pb2.UpdateRunRequest
-    def __init__(self, header: _Optional[_Union[SpoolHeader, _Mapping]] = ..., entry: _Optional[_Union[SpooledEntry, _Mapping]] = ..., item: _Optional[_Union[SpooledItem, _Mapping]] = ..., base: _Optional[_Union[SpoolBase, _Mapping]] = ..., acknowledged: _Optional[_Union[SpoolAcknowledged, _Mapping]] = ..., outcome: _Optional[_Union[_runs_pb2.RunState, str]] = ..., update: _Optional[_Union[_runs_pb2.UpdateRunRequest, _Mapping]] = ...) -> None: ...
+    known: SpoolKnown
+    def __init__(self, header: _Optional[_Union[SpoolHeader, _Mapping]] = ..., entry: _Optional[_Union[SpooledEntry, _Mapping]] = ..., item: _Optional[_Union[SpooledItem, _Mapping]] = ..., base: _Optional[_Union[SpoolBase, _Mapping]] = ..., acknowledged: _Optional[_Union[SpoolAcknowledged, _Mapping]] = ..., outcome: _Optional[_Union[_runs_pb2.RunState, str]] = ..., update: _Optional[_Union[_runs_pb2.UpdateRunRequest, _Mapping]] = ..., known: _Optional[_Union[SpoolKnown, _Mapping]] = ...) -> None: ...
 
 class SpoolHeader(_message.Message):
     __slots__ = ("version", "run", "canonical_id", "writer", "fence", "attempt", "session", "starting_step", "created", "holder", "acquire")
@@ -118,3 +120,50 @@ class SpoolAcknowledged(_message.Message):
     place: int
     taken: bool
     def __init__(self, place: _Optional[int] = ..., taken: bool = ...) -> None: ...
+
+class SpoolKnown(_message.Message):
+    __slots__ = ("run", "name", "segments", "next_step", "commits", "config", "summary", "outcome", "created", "auto_keys")
+    class VisibleCommit(_message.Message):
+        __slots__ = ("commit", "created", "segment")
+        COMMIT_FIELD_NUMBER: _ClassVar[int]
+        CREATED_FIELD_NUMBER: _ClassVar[int]
+        SEGMENT_FIELD_NUMBER: _ClassVar[int]
+        commit: _metrics_pb2.Commit
+        created: float
+        segment: int
+        def __init__(self, commit: _Optional[_Union[_metrics_pb2.Commit, _Mapping]] = ..., created: _Optional[float] = ..., segment: _Optional[int] = ...) -> None: ...
+    class ConfigEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class SummaryEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_STEP_FIELD_NUMBER: _ClassVar[int]
+    COMMITS_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    AUTO_KEYS_FIELD_NUMBER: _ClassVar[int]
+    run: _runs_pb2.RunRef
+    name: str
+    segments: int
+    next_step: int
+    commits: _containers.RepeatedCompositeFieldContainer[SpoolKnown.VisibleCommit]
+    config: _containers.ScalarMap[str, str]
+    summary: _containers.ScalarMap[str, str]
+    outcome: _runs_pb2.RunState
+    created: float
+    auto_keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., name: _Optional[str] = ..., segments: _Optional[int] = ..., next_step: _Optional[int] = ..., commits: _Optional[_Iterable[_Union[SpoolKnown.VisibleCommit, _Mapping]]] = ..., config: _Optional[_Mapping[str, str]] = ..., summary: _Optional[_Mapping[str, str]] = ..., outcome: _Optional[_Union[_runs_pb2.RunState, str]] = ..., created: _Optional[float] = ..., auto_keys: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -12,6 +12,7 @@ A file is read up to the first record whose length or checksum does not fit; not
   session         header, and whatever else is neither entry nor journal; never deleted alone
   entries-NNNNNN  entries; a file goes when all of its entries are acknowledged
   journal-NNNNNN  items as they were logged (spool="always"); a file goes when all of its items are in entries
+Beside the sessions of a run a file `known` holds one record, what its delivered offline segments added up to.
 The order of records says nothing: entries have places, items have indices.
 """
 
