@@ -16,6 +16,7 @@ from runlease.records import RunRecord
 from runlease.sinks import Follower, TargetError, feed
 from runlease.sinks.target import Memo, Row
 
+from tests.integration.test_sync import Spool, points
 from tests.support.cli import RUNLEASE
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.trackers import in_tensorboard
@@ -119,6 +120,33 @@ def test_pages_go_on_where_a_sink_died(
         assert Counter(target.kept) == shown(client, project, "r")
     assert set(target.starts) == {20}  # told again where the page behind it failed
     assert target.ends == ["finished", "finished"]
+
+
+def test_late_points_of_an_older_attempt_hide_nothing_of_a_newer_one(
+    client: runlease.Client,
+    coordinator: CoordinatorProcess,
+    follower: Callable[..., Follower],
+    project: str,
+    tmp_path: Path,
+) -> None:
+    # Given attempt 1, all of whose points are still in a spool, and attempt 2, which a sink has sent...
+    spool = Spool(tmp_path / "spools", coordinator, project)
+    target = Memory()
+    first = spool.acquire()
+    client.release(project, "r", first.fence, "crashed")
+    spool.session(points(*range(8)), grant=first, outcome="crashed")
+    with runlease.init(project=project, id="r", resume="must", resume_step=5, coordinator=coordinator.address) as run:
+        for step in range(5, 10):
+            run.log({"loss": 2.0}, step=step)
+    follower(target).once()
+    assert sorted(step for _, step, _ in target.kept) == list(range(5, 10))
+    # ...when the spool is delivered, then the target gets what is visible of it, and keeps the rest.
+    spool.sync()
+    spool.client.close()
+    follower(target).once()
+    assert Counter(target.kept) == shown(client, project, "r")
+    assert len(target.kept) == 10
+    assert target.starts == []
 
 
 def test_a_sink_survives_its_coordinator(

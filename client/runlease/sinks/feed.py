@@ -19,17 +19,29 @@ PAGE_POINTS = 200_000
 class Start:
     """A segment that counts: what was logged before it, at or above ``step``, is superseded."""
 
-    name: str
+    attempt: int
+    segment: int
     step: int
     time_s: float
+
+    @property
+    def name(self) -> str:
+        """What a state remembers; a second rewind before a write lowers the start of its segment, so that is in it."""
+        return f"{self.attempt}.{self.segment}@{self.step}"
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Points to send, the starts to announce before them, and the position behind them."""
+    """Points to send, and the position behind them.
+
+    ``news`` are the segments that have come to count since the last read; ``starts`` those of them to announce before
+    the points. One that is older than what was announced before came late, from a spool: it hides nothing of the newer
+    ones, which the target would take it to do.
+    """
 
     record: RunRecord
     history: History
+    news: tuple[Start, ...]
     starts: tuple[Start, ...]
     cursor: str
     token: str
@@ -69,13 +81,15 @@ def _pages_of_one_read(client: Client, project: str, id: str, writer: str, state
         record = again
     # All pages of one read are of one moment, judged by the segments of that moment: those are announced with the
     # first page, and what came to count since is announced with the next read.
-    starts = () if state.page else tuple(one for one in starts_of(record, writer) if one.name not in state.segments)
+    news = () if state.page else tuple(one for one in starts_of(record, writer) if one.name not in state.segments)
+    newest = max(map(_order, state.segments), default=(0, 0))
+    starts = tuple(one for one in news if (one.attempt, one.segment) >= newest)
     while True:
         token = history.next_page_token
-        yield Page(record, history, starts, cursor if token else history.cursor, token)
+        yield Page(record, history, news, starts, cursor if token else history.cursor, token)
         if not token:
             return
-        history, starts = next(found), ()
+        history, news, starts = next(found), (), ()
 
 
 class AnotherRun(Exception):
@@ -87,6 +101,9 @@ def starts_of(record: RunRecord, writer: str) -> Iterator[Start]:
     for attempt in record.attempts:
         for segment in attempt.segments:
             if segment.counts and segment.writer in ("", writer):
-                # A second rewind before a write lowers its segment's start: then there is another one to tell of.
-                name = f"{attempt.attempt}.{segment.segment}@{segment.start}"
-                yield Start(name, segment.start, attempt.granted_s)
+                yield Start(attempt.attempt, segment.segment, segment.start, attempt.granted_s)
+
+
+def _order(name: str) -> tuple[int, int]:
+    attempt, segment = name.partition("@")[0].split(".")
+    return int(attempt), int(segment)

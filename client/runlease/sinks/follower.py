@@ -217,9 +217,9 @@ class _RunFeed:
                     run.restart(start.step, start.time_s)
             run.write(rows_of(page.history.series))
             state.memo = dict(run.flush())
-        moved = (page.cursor, page.token) != (state.cursor, state.page) or page.starts
+        moved = (page.cursor, page.token) != (state.cursor, state.page) or page.news
         state.cursor, state.page, state.created_s = page.cursor, page.token, page.record.created_s
-        state.segments += [start.name for start in page.starts]
+        state.segments += [start.name for start in page.news]
         if moved:
             self._file.save(state)
         return len(page.history)
