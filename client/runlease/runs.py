@@ -395,6 +395,7 @@ class Run:
         self._forked = True
         self._lock = threading.RLock()  # the parent's may have been held in the moment of the fork
         self.lease.lose_in_child()
+        self._is_lost = self.lease.lost.is_set  # the child's own, since the parent's lock may have been held
         self._writer.abandon()
 
     def _may_write(self) -> bool:
