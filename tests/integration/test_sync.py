@@ -13,13 +13,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import runlease
+from runlease.channel import open_channel
 from runlease.client import run_ref
+from runlease.spool import Session, find_sessions
 from runlease.spool.files import SpoolFiles
 from runlease.spool.records import frame_entry
-from runlease.v1 import leases_pb2, metrics_pb2, runs_pb2, spool_pb2
+from runlease.sync import Result, Synchronizer
+from runlease.v1 import leases_pb2, leases_pb2_grpc, metrics_pb2, runs_pb2, spool_pb2
 
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.wait import until
@@ -50,6 +54,8 @@ class Spool:
                 mode=more.get("mode", "RESUME_MODE_ALLOW"),
                 resume_step=more.get("resume_step"),
                 ttl_ms=more.get("ttl_ms", 0),
+                auto_keys=more.get("auto_keys", ()),
+                auto_search="auto_keys" in more,
             )
             header.acquire.CopyFrom(request)
         files = SpoolFiles(self.directory, header)
@@ -296,6 +302,26 @@ def test_a_second_sync_of_the_same_spool_changes_nothing(spool: Spool, tmp_path:
     assert spool.shown(superseded=True) == before
     assert (after.attempts, after.points, after.state) == (run.attempts, run.points, "failed")
     assert not left(spool)
+
+
+def test_a_sync_that_goes_on_stays_with_its_run_wherever_automatic_keys_lead(spool: Spool) -> None:
+    # Given a segment whose key leads to a run, and a sync that is killed behind the release, which forgets the key.
+    request = leases_pb2.AcquireRequest(
+        run=run_ref(spool.project, "found"), mode="RESUME_MODE_AUTO", nonce="n", auto_keys=["auto:job"]
+    )
+    with open_channel(spool.coordinator.address) as channel:
+        grant = leases_pb2_grpc.LeaseServiceStub(channel).Acquire(request, timeout=LONG).grant
+    spool.client.release(spool.project, "found", grant.fence, "crashed")
+    spool.session(points(0), run="new", auto_keys=["auto:job"], mode="RESUME_MODE_AUTO", outcome="finished")
+    found = find_sessions(spool.directory).sessions
+    with mock.patch.object(Session, "discard"), Synchronizer(spool.coordinator.address) as killed:
+        killed.deliver([(session, Result.of(session)) for session in found])
+    assert (spool.run("found").state, spool.run("found").attempt) == ("finished", 2)
+    (row,) = spool.sync()
+    assert (row["verdict"], row["attempt"]) == ("delivered", 2)
+    assert spool.shown("found", superseded=True) == [(0, 1.0, 2)]
+    with pytest.raises(runlease.RunNotFound):
+        spool.run("new")
 
 
 def test_throttling_is_waited_out(spool: Spool) -> None:

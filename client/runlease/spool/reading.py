@@ -187,6 +187,15 @@ class Session:
         self._note(spool_pb2.SpoolRecord(base=spool_pb2.SpoolBase(seq=seq)))
 
     @property
+    def granted(self) -> runs_pb2.RunRef | None:
+        """The run that an earlier sync was granted for this offline segment; None: no one came so far."""
+        return next((record.granted for record in self._notes if record.HasField("granted")), None)
+
+    def set_granted(self, project: str, run_id: str) -> None:
+        """Keep which run was granted: the next sync goes on with it, wherever automatic keys lead by then."""
+        self._note(spool_pb2.SpoolRecord(granted=runs_pb2.RunRef(project=project, id=run_id)))
+
+    @property
     def acknowledged(self) -> int:
         """The place up to which the coordinator is known to have everything: a hint."""
         return max((record.acknowledged.place for record in self._notes), default=0)

@@ -134,25 +134,32 @@ class Synchronizer:
         """Deliver an offline segment as an attempt of its own; returns whether it is."""
         message = leases_pb2.AcquireRequest()
         message.CopyFrom(session.header.acquire)
-        message.run.CopyFrom(session.header.run)
+        message.run.CopyFrom(session.granted or session.header.run)
         message.nonce = session.header.session
+        if session.granted is not None:  # an earlier sync was killed
+            message.auto_search = False
         if self._resume:
             mode = leases_pb2.AcquireRequest(mode=f"RESUME_MODE_{self._resume.upper()}")
             message.MergeFrom(mode)
         try:
             with self._held(message) as (lease, result.attempt):
+                if session.granted is None:
+                    session.set_granted(lease.project, lease.run_id)
                 # What is not delivered is not released either: the outcome would be told too early.
                 if not self._upload(session, result, lease, 0):
                     return False
                 self._release(lease, session.outcome or _NO_OUTCOME)
         except StaleFence as error:
             if error.reason == "NONCE_ENDED" and error.attempt:
-                result.attempt = error.attempt  # an earlier sync was killed, and its lease has expired
-                return self._bring_in([(session, result, error.attempt)], error.run_id)
+                result.attempt = error.attempt  # the lease of an earlier sync has expired
+                return self._bring_in([(session, result, error.attempt)], message.run.id)
             self._keep(result, error)
             return False
         except RunleaseError as error:
             self._keep(result, error)
+            return False
+        except OSError as error:
+            self._keep(result, _unreadable(error))
             return False
         self._discard(session, result)
         return True

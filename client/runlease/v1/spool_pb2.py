@@ -17,7 +17,7 @@ from runlease.v1 import metrics_pb2 as runlease_dot_v1_dot_metrics__pb2
 from runlease.v1 import runs_pb2 as runlease_dot_v1_dot_runs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17runlease/v1/spool.proto\x12\x0brunlease.v1\x1a\x18runlease/v1/leases.proto\x1a\x19runlease/v1/metrics.proto\x1a\x16runlease/v1/runs.proto\"\xfe\x02\n\x0bSpoolRecord\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.runlease.v1.SpoolHeaderH\x00\x12*\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x19.runlease.v1.SpooledEntryH\x00\x12(\n\x04item\x18\x03 \x01(\x0b\x32\x18.runlease.v1.SpooledItemH\x00\x12&\n\x04\x62\x61se\x18\x04 \x01(\x0b\x32\x16.runlease.v1.SpoolBaseH\x00\x12\x36\n\x0c\x61\x63knowledged\x18\x05 \x01(\x0b\x32\x1e.runlease.v1.SpoolAcknowledgedH\x00\x12(\n\x07outcome\x18\x06 \x01(\x0e\x32\x15.runlease.v1.RunStateH\x00\x12/\n\x06update\x18\x07 \x01(\x0b\x32\x1d.runlease.v1.UpdateRunRequestH\x00\x12(\n\x05known\x18\x08 \x01(\x0b\x32\x17.runlease.v1.SpoolKnownH\x00\x42\x08\n\x06record\"\xa3\x02\n\x0bSpoolHeader\x12\x0f\n\x07version\x18\x01 \x01(\r\x12 \n\x03run\x18\x02 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\x14\n\x0c\x63\x61nonical_id\x18\x03 \x01(\t\x12\x0e\n\x06writer\x18\x04 \x01(\t\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\r\x12\x0f\n\x07session\x18\x07 \x01(\t\x12\x15\n\rstarting_step\x18\x08 \x01(\x03\x12\x0f\n\x07\x63reated\x18\t \x01(\x01\x12#\n\x06holder\x18\n \x01(\x0b\x32\x13.runlease.v1.Holder\x12\x31\n\x07\x61\x63quire\x18\x0b \x01(\x0b\x32\x1b.runlease.v1.AcquireRequestH\x00\x88\x01\x01\x42\n\n\x08_acquire\"\xef\x01\n\x0cSpooledEntry\x12\r\n\x05place\x18\x01 \x01(\x04\x12\r\n\x05\x65ntry\x18\x02 \x01(\x0c\x12,\n\x04kind\x18\x03 \x01(\x0e\x32\x1e.runlease.v1.SpooledEntry.Kind\x12\x0e\n\x06points\x18\x04 \x01(\x04\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12\x15\n\ritems_through\x18\x06 \x01(\x04\"^\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_POINTS\x10\x01\x12\x0f\n\x0bKIND_COMMIT\x10\x02\x12\x0f\n\x0bKIND_REWIND\x10\x03\x12\r\n\tKIND_LOST\x10\x04\"\x9a\x01\n\x0bSpooledItem\x12\r\n\x05index\x18\x01 \x01(\x04\x12&\n\x03row\x18\x02 \x01(\x0b\x32\x17.runlease.v1.SpooledRowH\x00\x12%\n\x06\x63ommit\x18\x03 \x01(\x0b\x32\x13.runlease.v1.CommitH\x00\x12%\n\x06rewind\x18\x04 \x01(\x0b\x32\x13.runlease.v1.RewindH\x00\x42\x06\n\x04item\"F\n\nSpooledRow\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04time\x18\x02 \x01(\x01\x12\x0c\n\x04keys\x18\x03 \x03(\t\x12\x0e\n\x06values\x18\x04 \x03(\x01\"\x18\n\tSpoolBase\x12\x0b\n\x03seq\x18\x01 \x01(\x04\"1\n\x11SpoolAcknowledged\x12\r\n\x05place\x18\x01 \x01(\x04\x12\r\n\x05taken\x18\x02 \x01(\x08\"\x88\x04\n\nSpoolKnown\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08segments\x18\x03 \x01(\r\x12\x11\n\tnext_step\x18\x04 \x01(\x03\x12\x36\n\x07\x63ommits\x18\x05 \x03(\x0b\x32%.runlease.v1.SpoolKnown.VisibleCommit\x12\x33\n\x06\x63onfig\x18\x06 \x03(\x0b\x32#.runlease.v1.SpoolKnown.ConfigEntry\x12\x35\n\x07summary\x18\x07 \x03(\x0b\x32$.runlease.v1.SpoolKnown.SummaryEntry\x12&\n\x07outcome\x18\x08 \x01(\x0e\x32\x15.runlease.v1.RunState\x12\x0f\n\x07\x63reated\x18\t \x01(\x01\x12\x11\n\tauto_keys\x18\n \x03(\t\x1aV\n\rVisibleCommit\x12#\n\x06\x63ommit\x18\x01 \x01(\x0b\x32\x13.runlease.v1.Commit\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x01\x12\x0f\n\x07segment\x18\x03 \x01(\r\x1a-\n\x0b\x43onfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSummaryEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17runlease/v1/spool.proto\x12\x0brunlease.v1\x1a\x18runlease/v1/leases.proto\x1a\x19runlease/v1/metrics.proto\x1a\x16runlease/v1/runs.proto\"\xa6\x03\n\x0bSpoolRecord\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.runlease.v1.SpoolHeaderH\x00\x12*\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x19.runlease.v1.SpooledEntryH\x00\x12(\n\x04item\x18\x03 \x01(\x0b\x32\x18.runlease.v1.SpooledItemH\x00\x12&\n\x04\x62\x61se\x18\x04 \x01(\x0b\x32\x16.runlease.v1.SpoolBaseH\x00\x12\x36\n\x0c\x61\x63knowledged\x18\x05 \x01(\x0b\x32\x1e.runlease.v1.SpoolAcknowledgedH\x00\x12(\n\x07outcome\x18\x06 \x01(\x0e\x32\x15.runlease.v1.RunStateH\x00\x12/\n\x06update\x18\x07 \x01(\x0b\x32\x1d.runlease.v1.UpdateRunRequestH\x00\x12(\n\x05known\x18\x08 \x01(\x0b\x32\x17.runlease.v1.SpoolKnownH\x00\x12&\n\x07granted\x18\t \x01(\x0b\x32\x13.runlease.v1.RunRefH\x00\x42\x08\n\x06record\"\xa3\x02\n\x0bSpoolHeader\x12\x0f\n\x07version\x18\x01 \x01(\r\x12 \n\x03run\x18\x02 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\x14\n\x0c\x63\x61nonical_id\x18\x03 \x01(\t\x12\x0e\n\x06writer\x18\x04 \x01(\t\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\r\x12\x0f\n\x07session\x18\x07 \x01(\t\x12\x15\n\rstarting_step\x18\x08 \x01(\x03\x12\x0f\n\x07\x63reated\x18\t \x01(\x01\x12#\n\x06holder\x18\n \x01(\x0b\x32\x13.runlease.v1.Holder\x12\x31\n\x07\x61\x63quire\x18\x0b \x01(\x0b\x32\x1b.runlease.v1.AcquireRequestH\x00\x88\x01\x01\x42\n\n\x08_acquire\"\xef\x01\n\x0cSpooledEntry\x12\r\n\x05place\x18\x01 \x01(\x04\x12\r\n\x05\x65ntry\x18\x02 \x01(\x0c\x12,\n\x04kind\x18\x03 \x01(\x0e\x32\x1e.runlease.v1.SpooledEntry.Kind\x12\x0e\n\x06points\x18\x04 \x01(\x04\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12\x15\n\ritems_through\x18\x06 \x01(\x04\"^\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_POINTS\x10\x01\x12\x0f\n\x0bKIND_COMMIT\x10\x02\x12\x0f\n\x0bKIND_REWIND\x10\x03\x12\r\n\tKIND_LOST\x10\x04\"\x9a\x01\n\x0bSpooledItem\x12\r\n\x05index\x18\x01 \x01(\x04\x12&\n\x03row\x18\x02 \x01(\x0b\x32\x17.runlease.v1.SpooledRowH\x00\x12%\n\x06\x63ommit\x18\x03 \x01(\x0b\x32\x13.runlease.v1.CommitH\x00\x12%\n\x06rewind\x18\x04 \x01(\x0b\x32\x13.runlease.v1.RewindH\x00\x42\x06\n\x04item\"F\n\nSpooledRow\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04time\x18\x02 \x01(\x01\x12\x0c\n\x04keys\x18\x03 \x03(\t\x12\x0e\n\x06values\x18\x04 \x03(\x01\"\x18\n\tSpoolBase\x12\x0b\n\x03seq\x18\x01 \x01(\x04\"1\n\x11SpoolAcknowledged\x12\r\n\x05place\x18\x01 \x01(\x04\x12\r\n\x05taken\x18\x02 \x01(\x08\"\x88\x04\n\nSpoolKnown\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08segments\x18\x03 \x01(\r\x12\x11\n\tnext_step\x18\x04 \x01(\x03\x12\x36\n\x07\x63ommits\x18\x05 \x03(\x0b\x32%.runlease.v1.SpoolKnown.VisibleCommit\x12\x33\n\x06\x63onfig\x18\x06 \x03(\x0b\x32#.runlease.v1.SpoolKnown.ConfigEntry\x12\x35\n\x07summary\x18\x07 \x03(\x0b\x32$.runlease.v1.SpoolKnown.SummaryEntry\x12&\n\x07outcome\x18\x08 \x01(\x0e\x32\x15.runlease.v1.RunState\x12\x0f\n\x07\x63reated\x18\t \x01(\x01\x12\x11\n\tauto_keys\x18\n \x03(\t\x1aV\n\rVisibleCommit\x12#\n\x06\x63ommit\x18\x01 \x01(\x0b\x32\x13.runlease.v1.Commit\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x01\x12\x0f\n\x07segment\x18\x03 \x01(\r\x1a-\n\x0b\x43onfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSummaryEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -29,27 +29,27 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_SPOOLKNOWN_SUMMARYENTRY']._options = None
   _globals['_SPOOLKNOWN_SUMMARYENTRY']._serialized_options = b'8\001'
   _globals['_SPOOLRECORD']._serialized_start=118
-  _globals['_SPOOLRECORD']._serialized_end=500
-  _globals['_SPOOLHEADER']._serialized_start=503
-  _globals['_SPOOLHEADER']._serialized_end=794
-  _globals['_SPOOLEDENTRY']._serialized_start=797
-  _globals['_SPOOLEDENTRY']._serialized_end=1036
-  _globals['_SPOOLEDENTRY_KIND']._serialized_start=942
-  _globals['_SPOOLEDENTRY_KIND']._serialized_end=1036
-  _globals['_SPOOLEDITEM']._serialized_start=1039
-  _globals['_SPOOLEDITEM']._serialized_end=1193
-  _globals['_SPOOLEDROW']._serialized_start=1195
-  _globals['_SPOOLEDROW']._serialized_end=1265
-  _globals['_SPOOLBASE']._serialized_start=1267
-  _globals['_SPOOLBASE']._serialized_end=1291
-  _globals['_SPOOLACKNOWLEDGED']._serialized_start=1293
-  _globals['_SPOOLACKNOWLEDGED']._serialized_end=1342
-  _globals['_SPOOLKNOWN']._serialized_start=1345
-  _globals['_SPOOLKNOWN']._serialized_end=1865
-  _globals['_SPOOLKNOWN_VISIBLECOMMIT']._serialized_start=1684
-  _globals['_SPOOLKNOWN_VISIBLECOMMIT']._serialized_end=1770
-  _globals['_SPOOLKNOWN_CONFIGENTRY']._serialized_start=1772
-  _globals['_SPOOLKNOWN_CONFIGENTRY']._serialized_end=1817
-  _globals['_SPOOLKNOWN_SUMMARYENTRY']._serialized_start=1819
-  _globals['_SPOOLKNOWN_SUMMARYENTRY']._serialized_end=1865
+  _globals['_SPOOLRECORD']._serialized_end=540
+  _globals['_SPOOLHEADER']._serialized_start=543
+  _globals['_SPOOLHEADER']._serialized_end=834
+  _globals['_SPOOLEDENTRY']._serialized_start=837
+  _globals['_SPOOLEDENTRY']._serialized_end=1076
+  _globals['_SPOOLEDENTRY_KIND']._serialized_start=982
+  _globals['_SPOOLEDENTRY_KIND']._serialized_end=1076
+  _globals['_SPOOLEDITEM']._serialized_start=1079
+  _globals['_SPOOLEDITEM']._serialized_end=1233
+  _globals['_SPOOLEDROW']._serialized_start=1235
+  _globals['_SPOOLEDROW']._serialized_end=1305
+  _globals['_SPOOLBASE']._serialized_start=1307
+  _globals['_SPOOLBASE']._serialized_end=1331
+  _globals['_SPOOLACKNOWLEDGED']._serialized_start=1333
+  _globals['_SPOOLACKNOWLEDGED']._serialized_end=1382
+  _globals['_SPOOLKNOWN']._serialized_start=1385
+  _globals['_SPOOLKNOWN']._serialized_end=1905
+  _globals['_SPOOLKNOWN_VISIBLECOMMIT']._serialized_start=1724
+  _globals['_SPOOLKNOWN_VISIBLECOMMIT']._serialized_end=1810
+  _globals['_SPOOLKNOWN_CONFIGENTRY']._serialized_start=1812
+  _globals['_SPOOLKNOWN_CONFIGENTRY']._serialized_end=1857
+  _globals['_SPOOLKNOWN_SUMMARYENTRY']._serialized_start=1859
+  _globals['_SPOOLKNOWN_SUMMARYENTRY']._serialized_end=1905
 # @@protoc_insertion_point(module_scope)

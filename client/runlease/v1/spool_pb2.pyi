@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SpoolRecord(_message.Message):
-    __slots__ = ("header", "entry", "item", "base", "acknowledged", "outcome", "update", "known")
+    __slots__ = ("header", "entry", "item", "base", "acknowledged", "outcome", "update", "known", "granted")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class SpoolRecord(_message.Message):
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
     header: SpoolHeader
     entry: SpooledEntry
     item: SpooledItem
@@ -27,7 +28,8 @@ class SpoolRecord(_message.Message):
     outcome: _runs_pb2.RunState
     update: _runs_pb2.UpdateRunRequest
     known: SpoolKnown
-    def __init__(self, header: _Optional[_Union[SpoolHeader, _Mapping]] = ..., entry: _Optional[_Union[SpooledEntry, _Mapping]] = ..., item: _Optional[_Union[SpooledItem, _Mapping]] = ..., base: _Optional[_Union[SpoolBase, _Mapping]] = ..., acknowledged: _Optional[_Union[SpoolAcknowledged, _Mapping]] = ..., outcome: _Optional[_Union[_runs_pb2.RunState, str]] = ..., update: _Optional[_Union[_runs_pb2.UpdateRunRequest, _Mapping]] = ..., known: _Optional[_Union[SpoolKnown, _Mapping]] = ...) -> None: ...
+    granted: _runs_pb2.RunRef
+    def __init__(self, header: _Optional[_Union[SpoolHeader, _Mapping]] = ..., entry: _Optional[_Union[SpooledEntry, _Mapping]] = ..., item: _Optional[_Union[SpooledItem, _Mapping]] = ..., base: _Optional[_Union[SpoolBase, _Mapping]] = ..., acknowledged: _Optional[_Union[SpoolAcknowledged, _Mapping]] = ..., outcome: _Optional[_Union[_runs_pb2.RunState, str]] = ..., update: _Optional[_Union[_runs_pb2.UpdateRunRequest, _Mapping]] = ..., known: _Optional[_Union[SpoolKnown, _Mapping]] = ..., granted: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ...) -> None: ...
 
 class SpoolHeader(_message.Message):
     __slots__ = ("version", "run", "canonical_id", "writer", "fence", "attempt", "session", "starting_step", "created", "holder", "acquire")
