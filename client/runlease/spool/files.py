@@ -282,9 +282,12 @@ class SpoolFiles:
 def remove_session(path: Path) -> None:
     """Remove the spool of a session, and the folders of its run and project if they are empty.
 
-    The file `session` goes last: killed before, a sync finds what is left.
+    The file `session` goes last: killed before, a sync finds what is left. What somebody else has removed is no error.
     """
-    for name in sorted(os.listdir(path), key=lambda name: name == SESSION):
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = os.listdir(path)
+    for name in sorted(names, key=lambda name: name == SESSION):
         with contextlib.suppress(OSError):
             (path / name).unlink()
     shutil.rmtree(path, ignore_errors=True)

@@ -51,7 +51,7 @@ class Spool:
         self._index = 0
         self._is_taken = False
         self._retry_at = -1.0
-        self._warned = self._ended = self._closed = self._left = False
+        self._warned = self._ended = self._closed = self._left = self._damage_told = False
         #: Reentrant, since a signal handler may log in the middle of a call to log.
         self.lock = threading.RLock()
 
@@ -110,7 +110,15 @@ class Spool:
         try:
             return self._files.read(where)
         except OSError as error:
-            log.warning("runlease: an entry of %s in %s cannot be read again: %s", self._name, self.path, error)
+            if not self._damage_told:  # a directory that is gone holds thousands of entries
+                self._damage_told = True
+                log.warning(
+                    "runlease: an entry of %s in %s cannot be read again, its points are lost (said once; "
+                    "run.stats().lost counts them all): %s",
+                    self._name,
+                    self.path,
+                    error,
+                )
             return None
 
     def release(self, where: Where) -> None:
