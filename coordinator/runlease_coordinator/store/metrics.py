@@ -14,7 +14,7 @@ from runlease_coordinator.store.limits import DEFAULT_ARGS
 from runlease_coordinator.store.store import Store
 
 #: Entries of one read: with batches of about 100 kB a page stays below 10 MB; smaller ones get larger pages.
-_FIRST_PAGE, _LARGEST_PAGE, _PAGE_BYTES = 64, 4096, 4 << 20
+_FIRST_PAGE, _LARGEST_PAGE, _PAGE_BYTES = 64, 1024, 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
