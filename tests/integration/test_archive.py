@@ -188,6 +188,28 @@ def test_the_query_of_the_readme(start_coordinator: Start) -> None:
     assert shown() == expected
 
 
+def test_points_expire(start_coordinator: Start, project: str) -> None:
+    served = start_coordinator(*SOON, "--retention", "0.00001")  # not a second
+    with init(served, project) as run:
+        log(run, 0, 1_000)
+        run.commit_checkpoint(999, uri="file:///c", wait=True)
+    with raw_store(served) as client:
+        until(lambda: is_archived(client, project))
+    assert len(read(served, project)) == 2_000
+    # It is looked for once an hour, and at each start.
+    served.stop()
+    served.start()
+    until(lambda: not read(served, project))
+    with runlease.Client(served.address) as client:
+        record = client.get_run(project, "r")
+        assert (record.points, record.next_step, record.state) == (2_000, 1_000, "finished")
+        assert record.checkpoint is not None
+        with client.watch(project, "r", after="*=0-0") as events:
+            assert any(event.kind == "points_expired" for event in events)
+    with init(served, project, resume="must") as run:
+        assert run.step == 1_000
+
+
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """An S3-compatible server on loopback, with a bucket."""
