@@ -31,7 +31,7 @@ def test_what_differs_is_told(cli: Cli) -> None:
     assert lines[0].startswith(f"A  {PROJECT}/a (")
     assert lines[1].startswith(f"B  {PROJECT}/b (")
     rows = {line.split()[0]: line.split()[1:] for line in lines if line}
-    assert rows["acc"] == ["100", "0", "10", "0", "0", "0", "0", "-"]
+    assert rows["acc"] == ["100", "0", "10", "0", "0", "0", "-", "-"]
     assert rows["loss"] == ["100", "0", "10", "0", "10", "10", "99", "step", "60"]
     assert rows["lr"] == ["0.1", "0.2"]
     assert rows["note"] == ["(absent)", '"x"']

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import signal
 import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -33,11 +36,11 @@ class Memory:
         self.flushes = 0
         self.starts: list[int] = []
         self.ends: list[str] = []
-        self._fails = set(fails)
+        self.fails = set(fails)
         self._written: list[tuple[str, int, float]] = []
 
     def open(self, record: RunRecord, name: str, memo: Memo) -> Memory:
-        assert memo == ({"flushes": self.flushes} if self.kept else {})
+        assert memo == ({"flushes": self.flushes} if self.flushes else {})
         self._written = []
         return self
 
@@ -49,8 +52,8 @@ class Memory:
         self._written += [(key, row.step, value) for row in rows for key, value in row.values.items()]
 
     def flush(self) -> Memo:
-        if self._fails and self.flushes + 1 in self._fails:
-            self._fails.remove(self.flushes + 1)
+        if self.flushes + 1 in self.fails:
+            self.fails.remove(self.flushes + 1)
             raise TargetError("away")
         self.flushes += 1
         self.kept += self._written
@@ -120,6 +123,41 @@ def test_pages_go_on_where_a_sink_died(
         assert Counter(target.kept) == shown(client, project, "r")
     assert set(target.starts) == {20}  # told again where the page behind it failed
     assert target.ends == ["finished", "finished"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_course_of_a_training_arrives_as_it_is_shown(
+    client: runlease.Client,
+    coordinator: CoordinatorProcess,
+    follower: Callable[..., Follower],
+    project: str,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+) -> None:
+    # Given attempts and rewinds to random steps, when sinks die at random flushes in between, then what a target that
+    # hides has at the end is what is visible.
+    random = Random(seed)
+    monkeypatch.setattr(feed, "PAGE_POINTS", random.choice([3, 10, 1000]))
+    target = Memory(fails=random.sample(range(1, 200), 60))
+    value = itertools.count()
+
+    def pass_by() -> None:
+        with contextlib.suppress(TargetError):
+            follower(target).once()
+
+    for _ in range(5):
+        with runlease.init(project=project, id="r", resume="allow", coordinator=coordinator.address) as run:
+            for _ in range(random.randint(0, 3)):
+                run.rewind(random.randint(0, run.step))
+                for step in range(run.step, run.step + random.randint(0, 12)):
+                    run.log({"loss": next(value), **({"acc": 1} if step % 3 else {})}, step=step)
+                if random.random() < 0.5:
+                    assert run.flush(30)
+                    pass_by()
+        pass_by()
+    target.fails.clear()
+    follower(target).once()
+    assert Counter(target.kept) == shown(client, project, "r")
 
 
 def test_late_points_of_an_older_attempt_hide_nothing_of_a_newer_one(

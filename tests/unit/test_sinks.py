@@ -37,6 +37,12 @@ def test_keys_logged_together_are_one_row() -> None:
     ]
 
 
+def test_of_a_step_logged_twice_the_later_point_counts() -> None:
+    # In the order of the log; the last one comes late, from a spool of an earlier attempt.
+    loss = Series("loss", "main", [3, 4, 3, 4], [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 0.0], [2, 2, 2, 1])
+    assert [(row.step, row.values["loss"]) for row in rows_of([loss])] == [(3, 0.3), (4, 0.2)]
+
+
 @settings(deadline=None)
 @given(st.text(min_size=1, max_size=256) | st.text("./a-", min_size=1, max_size=8))
 def test_every_key_becomes_one_that_mlflow_takes(key: str) -> None:
@@ -111,7 +117,11 @@ def test_a_page_is_read_again_when_a_segment_came_to_count_meanwhile() -> None:
 
 def test_within_a_read_of_many_pages_nothing_is_announced() -> None:
     after = [(1, 0), (2, 5)]
-    client = Scripted(after, after)
+    client = Scripted(after, after, after)
     state = State(cursor="0-1", page="token", segments=["1.0@0"])
-    (page,) = pages(client, "p", "r", "main", state)  # type: ignore[arg-type]
-    assert page.starts == ()
+    found = pages(client, "p", "r", "main", state)  # type: ignore[arg-type]
+    assert next(found).starts == ()
+    # What came to count since is announced with the next read, which follows at once.
+    state.page = ""
+    (page,) = found
+    assert [one.step for one in page.starts] == [5]

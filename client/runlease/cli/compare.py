@@ -125,7 +125,7 @@ def _row(one: KeyComparison) -> list[str]:
         shown(one.first_difference),
         shown(one.last_difference),
         shown(one.largest),
-        "-" if one.largest_step is None else str(one.largest_step),
+        str(one.largest_step) if one.largest else "-",
         "-" if one.first_different_step is None else f"step {one.first_different_step}",
     ]
 

@@ -55,9 +55,11 @@ def pages(client: Client, project: str, id: str, writer: str, state: State) -> I
         RunNotFound, CoordinatorUnavailable.
     """
     while True:
+        is_of_old = bool(state.page)
         try:
             yield from _pages_of_one_read(client, project, id, writer, state)
-            return
+            if not is_of_old:  # else the moment of these pages has passed: what came in since comes with another read
+                return
         except InvalidArgument as error:
             if error.field != "page_token" or not state.page:
                 raise

@@ -79,16 +79,20 @@ class Row:
 
 
 def rows_of(series: Iterable[Series]) -> Iterator[Row]:
-    """Yield the points of several keys as rows, ascending by step, then time.
+    """Yield the points of several keys as rows, ascending by step, then time; of a step logged twice the later point.
 
-    Of a point that was logged twice at one moment it is the later one.
+    Points of a series may come in the order of the log; then a point of a later attempt is later than others.
     """
     found: dict[tuple[int, float, int], dict[str, float]] = {}
     for one in series:
-        for step, time, attempt, value in zip(one.steps, one.times, one.attempts, one.values, strict=True):
-            found.setdefault((step, time, attempt), {})[one.key] = value
-    for place in sorted(found):
-        yield Row(*place, found[place])
+        places: dict[int, int] = {}
+        for place, step in enumerate(one.steps):
+            if one.attempts[place] >= one.attempts[places.get(step, place)]:
+                places[step] = place
+        for step, place in places.items():
+            found.setdefault((step, one.times[place], one.attempts[place]), {})[one.key] = one.values[place]
+    for where in sorted(found):
+        yield Row(*where, found[where])
 
 
 def run_name(canonical_id: str, writer: str) -> str:
