@@ -218,7 +218,7 @@ def test_the_highest_steps_stay_exact(live: LiveStore, project: str) -> None:
 
 def test_a_long_log_is_read_in_pages(live: LiveStore, project: str) -> None:
     writer = opened(live, project)
-    for seq in range(1, 131):  # more than two pages of 64 entries
+    for seq in range(1, 131):  # more than the 16 entries of a first page
         append(live, writer, points_entry(seq, [(seq, float(seq))]))
     assert steps(live, project) == list(range(1, 131))
     assert live.read(project, superseded=True)[0].steps.tolist() == list(range(1, 131))  # none read twice

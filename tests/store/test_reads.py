@@ -62,6 +62,7 @@ async def read(live: LiveStore, reader: HistoryReader, project: str) -> list[Ser
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> HeldWorkers:
+    monkeypatch.setattr(metrics, "_FIRST_PAGE", PAGE)
     monkeypatch.setattr(metrics, "_LARGEST_PAGE", PAGE)  # small entries get larger pages
     return HeldWorkers()
 
@@ -148,6 +149,7 @@ def test_what_is_archived_while_it_is_read_is_read_once(
     live: LiveStore, project: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int
 ) -> None:
     # Given parts of 10 entries and pages of 64, when a part is archived between any two steps of a read.
+    monkeypatch.setattr(metrics, "_FIRST_PAGE", PAGE)
     monkeypatch.setattr(archive_store, "_FIRST_PAGE", 10)
     monkeypatch.setattr(archive_store, "_LARGEST_PAGE", 10)
     log(live, project, 3 * PAGE)

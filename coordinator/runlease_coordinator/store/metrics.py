@@ -13,8 +13,9 @@ from runlease_coordinator.store.leases import refuse_fence
 from runlease_coordinator.store.limits import DEFAULT_ARGS
 from runlease_coordinator.store.store import Store
 
-#: Entries of one read: with batches of about 100 kB a page stays below 10 MB; smaller ones get larger pages.
-_FIRST_PAGE, _LARGEST_PAGE, _PAGE_BYTES = 64, 1024, 4 << 20
+#: Entries of one read: pages of about 4 MiB, whatever the size of the batches. Few at first, since one may have 16 MiB,
+#: and never so many that large ones behind small ones would fill the memory.
+_FIRST_PAGE, _LARGEST_PAGE, _PAGE_BYTES = 16, 512, 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ class MetricStore:
                 return
             start = "(" + page[-1][0].decode()
             size = sum(len(entry.payload) for entry in entries) + 1
-            count = max(_FIRST_PAGE, min(_LARGEST_PAGE, _PAGE_BYTES * count // size))
+            count = max(1, min(_LARGEST_PAGE, _PAGE_BYTES * count // size))
 
 
 def log_entry(entry_id: bytes, flat: list[bytes]) -> LogEntry | None:
