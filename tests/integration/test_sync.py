@@ -26,6 +26,7 @@ from runlease.sync import Result, Synchronizer
 from runlease.v1 import leases_pb2, leases_pb2_grpc, metrics_pb2, runs_pb2, spool_pb2
 
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.terminal import Terminal
 from tests.support.wait import until
 
 LONG = 60.0
@@ -348,6 +349,12 @@ def test_people_are_told(spool: Spool) -> None:
     assert f"delivered {spool.project}/r (attempt 1), 2 points" in done.stdout
     assert f"runlease: delivered: {spool.project}/r (attempt 1), 2 points" in done.stderr
     assert "nothing to deliver" in tell().stdout
+    # At a terminal there is a bar, of points.
+    spool.session(*[points(n) for n in range(50)], run="other")
+    with Terminal(command, spool.coordinator.env | {"TERM": "xterm"}) as terminal:
+        assert terminal.wait() == 0
+        assert "50/50" in terminal.text
+        assert f"delivered {spool.project}/other (attempt 1), 50 points" in terminal.text
 
 
 LOGGER = """

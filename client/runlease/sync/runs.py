@@ -180,6 +180,7 @@ class Synchronizer:
             uploader.deliver()
             for update in session.updates:
                 update.run.CopyFrom(run_ref(lease.project, lease.run_id))
+                update.fence = lease.fence
                 self._call(self._runs.UpdateRun, update)
         except RunleaseError as error:
             self._keep(result, error)
