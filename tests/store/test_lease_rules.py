@@ -44,3 +44,24 @@ def test_a_renewal_never_gets_more_than_the_ttl(live: LiveStore, project: str, r
     script_keys = (partition.meta, keys.run, keys.attempts, partition.live, keys.runs, partition.events)
     verdict, rest = live.run(live.store.run("renew", script_keys, (project, "r", fence, 0)))
     assert (verdict, int(rest[0])) == ("REVOKED" if revoked else "RENEWED", TTL_US)
+
+
+# What comes late takes nothing back: `renewal_is_delivery`
+
+
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_renewed_grant_is_never_taken_back(live: LiveStore, project: str, repeated: bool, sync: bool) -> None:
+    keys = run_keys(project, "r")
+    live.release(project, live.acquire(project).fence)
+    grant = live.acquire(project, nonce="n1", sync=sync)
+    given_to = live.raw.hget(keys.run, "call")
+    assert given_to
+    live.run(live.leases.renew(project, "r", grant.fence))
+    if repeated:
+        # Given a first try that lay in a frozen coordinator: it repeats the nonce, and finds that its caller is gone.
+        assert live.acquire(project, nonce="n1", sync=sync).fence == grant.fence
+        prefix, _, number = given_to.partition(".")
+        given_to = f"{prefix}.{int(number) + 1}"  # coordinators number their calls
+    assert not live.run(live.leases.abandon(keys, keys, nonce="n1", call=given_to))
+    assert live.run(live.leases.renew(project, "r", grant.fence)).reinstated is False

@@ -219,7 +219,7 @@ class Engine:
         if run and wish.nonce in {*run.sync_nonces, *(one.nonce for one in run.attempts)}:
             if run.nonce != wish.nonce or not run.held(self.now):
                 raise Refusal("NONCE_ENDED")
-            run.call = wish.call
+            run.call = wish.call if run.call else ""  # renewed: no call takes it back any more
             yield "again"
             return
         if run and not run.deleted and self.now < run.avail and self.is_proved(wish, run):
@@ -352,7 +352,7 @@ class Engine:
         run.end = ""
         if not run.is_sync:
             run.last.outcome = "running"
-        run.expiry, run.avail = self.now + TTL, self.now + TTL + LOCK_DELAY
+        run.expiry, run.avail, run.call = self.now + TTL, self.now + TTL + LOCK_DELAY, ""
         if back:
             self.note("sync_began" if run.is_sync else "reinstated", run_id)
         return back

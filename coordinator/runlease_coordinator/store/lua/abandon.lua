@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
 -- The caller of an acquire is gone: its place in the queue is free, and a grant that never reached it is taken back:
 -- no attempt of it stays, no lock-delay, and a run that it created is gone. The fence is used up. Idempotent.
--- A repetition of the call that came in meanwhile keeps both: the record says which call it answered last.
+-- A repetition of the call that came in meanwhile keeps both: the record says which call it answered last; and none once
+-- the lease was renewed, for then the grant did reach its caller.
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 wait  8 waitx  9 auto  10 ckpt  11 ckptdoc
 --       12 parent's run (the run itself where there is none, or it is not known)
 -- ARGV  1 project  2 canonical ID  3 nonce ('': any)  4 call ('': any)  5 fence ('': any)
--- Returns {'TAKEN_BACK' | 'KEPT' (nothing to take back, or it was written under), now} or {'UNBOOTSTRAPPED'}.
+-- Returns {'TAKEN_BACK' | 'KEPT' (nothing to take back, or it was written under or renewed), now} or {'UNBOOTSTRAPPED'}.
 local project, id, nonce, call, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local run_key, attempts_key, live_key, runs_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local wait_key, waitx_key, auto_key = KEYS[7], KEYS[8], KEYS[9]

@@ -44,7 +44,7 @@ if rate and rate > 0 then
 end
 
 local old = redis.call('HMGET', run_key, 'id', 'deleted', 'end', 'expiry', 'avail', 'fence', 'attempt', 'nonce',
-  'next', 'granted', 'holder', 'sync', 'ttl')
+  'next', 'granted', 'holder', 'sync', 'ttl', 'call')
 local exists = old[1] ~= false
 if exists and request.typed ~= old[1] and request.typed ~= id then
   return {'COLLISION', text(now), old[1]}
@@ -73,7 +73,8 @@ end
 local earlier = redis.call('HGET', attempts_key, 'nonce.' .. nonce)
 if earlier then
   if nonce == old[8] and old[3] == '' and now < tonumber(old[4]) and not old[2] then
-    redis.call('HSET', run_key, 'call', request.call)
+    -- Once renewed (call: '') it was delivered, and no call may take it back. A write in any case, for WAIT.
+    redis.call('HSET', run_key, 'call', old[14] == '' and '' or request.call)
     return answer('GRANTED', old[6], earlier, remaining(), {})
   end
   return {'NONCE_ENDED', text(now), earlier}

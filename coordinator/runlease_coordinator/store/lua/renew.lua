@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 -- Extends a lease by its ttl; gives an expired one back to its holder while nobody else was granted.
+-- Whoever renews has the grant: from then on no call takes it back as undelivered, however late (abandon.lua).
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events
 -- ARGV  1 project  2 canonical ID  3 fence  4 lock-delay (us)
 -- Returns {verdict, now, ...}:
@@ -34,6 +35,6 @@ if now >= expiry then
   redis.call('ZADD', runs_key, text(now), id)
   event(events_key, now, project, id, is_sync and 'sync_began' or 'reinstated', fence, run[6])
 end
-redis.call('HSET', run_key, 'end', '', 'expiry', text(now + ttl), 'avail', text(now + ttl + lock_delay))
+redis.call('HSET', run_key, 'end', '', 'expiry', text(now + ttl), 'avail', text(now + ttl + lock_delay), 'call', '')
 redis.call('ZADD', live_key, text(now + ttl), project .. '/' .. id)
 return {'RENEWED', text(now), text(ttl), reinstated}
