@@ -351,8 +351,12 @@ def test_quarantine(live: LiveStore, project: str, failed_over: Callable[[str, i
         with pytest.raises(RunDeleted):  # the row above quarantine
             live.acquire(project, "gone", mode)
     assert live.run(live.leases.renew(project, "r", fence)).remaining_us > 0
-    assert live.acquire(project, nonce="n1").fence == fence
+    with pytest.raises(Unavailable) as caught:  # what names its nonce may have been rolled back
+        live.acquire(project, nonce="n1")
+    assert caught.value.reason == "QUARANTINE"
+    assert 0 < caught.value.retry_after_ms <= 301
     live.wait_past(int(live.raw.hget(live.meta(project), "quarantine_until_us") or 0))
+    assert live.acquire(project, nonce="n1").fence == fence
     assert live.acquire(project, "absent").attempt == 1
 
 

@@ -69,6 +69,9 @@ local function remaining()
   return math.min(tonumber(old[4]) - now, tonumber(old[13]))
 end
 
+-- Also for a repeated nonce: the record that names it may have been rolled back, and its grant superseded.
+if quarantine > 0 and not old[2] then return {'QUARANTINE', text(now), text(quarantine)} end
+
 -- A retry of a call whose answer was lost: the same grant, not extended, for as long as it lives.
 local earlier = redis.call('HGET', attempts_key, 'nonce.' .. nonce)
 if earlier then
@@ -79,7 +82,6 @@ if earlier then
   end
   return {'NONCE_ENDED', text(now), earlier}
 end
-if quarantine > 0 and not old[2] then return {'QUARANTINE', text(now), text(quarantine)} end
 if request.auto_search then -- always with keys
   local key, bound = bound_run(auto_key, request.auto_keys, now)
   if key ~= request.auto_found or (key and bound ~= id) then return {'REBOUND', text(now)} end
