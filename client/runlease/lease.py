@@ -129,6 +129,11 @@ class Lease:
             now = suspend_aware()
             return max(0.0, self._machine.next_renewal(now, random.random) - now)
 
+    def releasing(self) -> None:
+        """The holder is about to give the lease back: not held from here on, whether or not the release arrives."""
+        with self._lock:
+            self._machine.releasing()
+
     def released(self) -> None:
         """The holder gave the lease back."""
         with self._lock:

@@ -4,11 +4,13 @@
          ┌────────┐   deadline passes      ┌──────────────────────┐
   HELD ──┴────────┴──────────────────► SUSPENDED ─────────────────┘► HELD
    │  │                                   │   │
-   │  └── the coordinator says so ─► LOST ◄┘   └─ released ─► RELEASED
-   └───── released ─► RELEASED
+   │  └── the coordinator says so ─► LOST ◄┘   └─ releasing ─► RELEASED
+   └───── releasing ─► RELEASED
 
-LOST and RELEASED are terminal. The deadline is the moment before the request was sent plus what the store said
-remained, less a margin, so it is never later than the store's own expiry, however slow the answer was.
+LOST and RELEASED are terminal; only the answer to the release itself may still tell that the lease was LOST before.
+RELEASED begins before the release is sent: once it has arrived, the run is free, whatever becomes of the reply. The
+deadline is the moment before the request was sent plus what the store said remained, less a margin, so it is never
+later than the store's own expiry, however slow the answer was.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class LeaseMachine:
         self.ttl_s = ttl_s
         self.loss: Loss | None = None
         self._terminal: LeaseState | None = None
+        self._releasing = False
         self.deadline = _deadline(sent_at, remaining_s)
         self._renewed_at = sent_at
         self._failures = 0
@@ -62,11 +65,14 @@ class LeaseMachine:
         """Return the state at a moment."""
         if self._terminal is not None:
             return self._terminal
+        if self._releasing:
+            return LeaseState.RELEASED
         return LeaseState.HELD if now < self.deadline else LeaseState.SUSPENDED
 
     def remaining_s(self, now: float) -> float:
         """Return the seconds until the deadline, 0 where the lease is not held."""
-        return max(0.0, self.deadline - now) if self._terminal is None else 0.0
+        believed = self._terminal is None and not self._releasing
+        return max(0.0, self.deadline - now) if believed else 0.0
 
     def renewed(self, sent_at: float, remaining_s: float) -> None:
         """Take a renewal's answer; one that was sent before another never shortens the deadline."""
@@ -88,6 +94,10 @@ class LeaseMachine:
             return False
         self._terminal, self.loss = LeaseState.LOST, loss
         return True
+
+    def releasing(self) -> None:
+        """The holder is about to give it back: it ends its belief, and nothing brings that back."""
+        self._releasing = True
 
     def released(self) -> None:
         """The holder gave it back."""

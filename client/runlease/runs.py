@@ -363,6 +363,7 @@ class Run:
             print(f"runlease: {what} of {path} can be delivered later: runlease sync {spool}", file=sys.stderr)
 
     def _release(self, outcome: str, timeout_s: float) -> bool:
+        self.lease.releasing()  # before it is sent: it may free the run, though its reply is lost
         try:
             if self._session.release(outcome, timeout_s):
                 self.lease.released()

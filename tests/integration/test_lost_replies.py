@@ -236,6 +236,21 @@ def test_a_run_of_the_sdk_over_lost_replies(victim: Victim) -> None:
     assert len(victim.direct.history(victim.project, "r")) == 5
 
 
+def test_a_release_whose_reply_is_lost_has_ended_the_belief(victim: Victim) -> None:
+    """When the run is free, its holder no longer believes in the lease, though it has not heard of it yet."""
+    run = runlease.init(project=victim.project, id="r", coordinator=victim.proxy.address)
+    assert run.lease.state.value == "held"
+    ended = victim.lose_reply(run.finish, lambda: victim.record().state == "finished")
+    successor = victim.granted()
+    assert not ended.done()
+    assert (run.lease.state.value, run.lease.remaining_s) == ("released", 0.0)
+    with pytest.raises(runlease.LeaseLost):
+        run.lease.check()
+    victim.proxy.cut()
+    assert ended.result(60)
+    assert (run.lease.state.value, victim.record().fence) == ("released", successor.fence)
+
+
 # Callers that are gone for good
 
 

@@ -113,6 +113,16 @@ def test_lost_and_released_are_terminal(steps: list[str]) -> None:
     assert machine.loss == (LOSS if ended is LeaseState.LOST else None)
 
 
+def test_belief_ends_before_the_release_is_sent() -> None:
+    machine = LeaseMachine(30.0, 0.0, 30.0)
+    machine.releasing()
+    for step in (machine.failed, lambda: machine.renewed(1.0, 30.0)):  # a renewal that was on its way
+        step()
+        assert (machine.state(2.0), machine.remaining_s(2.0)) == (LeaseState.RELEASED, 0.0)
+    assert machine.lost(LOSS)  # the release's answer: somebody else was granted before it came
+    assert machine.state(2.0) is LeaseState.LOST
+
+
 def test_the_first_cause_of_a_loss_stays() -> None:
     machine = LeaseMachine(30.0, 0.0, 30.0)
     assert machine.lost(LOSS)
