@@ -19,7 +19,7 @@ from typing import Any
 from tests.bench.processes import ROOT
 from tests.bench.rounds import Figure, Wanted, interleave
 
-#: What each contender needs; trackers.py and onetracker.py have the same names.
+#: What each contender needs; `onetracker.py` has the same names.
 PINS: Mapping[str, tuple[str, ...]] = {
     "trackio": ("trackio==0.43.0",),
     "W&B offline": ("wandb==0.31.0",),
@@ -27,6 +27,8 @@ PINS: Mapping[str, tuple[str, ...]] = {
     "Aim": ("aim==3.29.1",),
     "MLflow": ("mlflow-skinny==3.17.2", "sqlalchemy==2.1.9", "alembic==1.20.1"),
 }
+#: What runs in this very environment.
+_OWN = ("runlease", "dict copy")
 VENV = ROOT / ".venv-bench"
 _PROGRAM = Path(__file__).with_name("onetracker.py")
 _INSTALL_S, _RUN_S = 600, 120
@@ -78,7 +80,7 @@ def _install(*pins: str) -> bool:
 def measure(name: str, environment: Mapping[str, str], seconds: float) -> dict[str, Any]:
     """Run one contender in a directory that goes with it; returns what `onetracker.py` found."""
     with tempfile.TemporaryDirectory(prefix="rlb-", dir="/tmp") as folder:
-        own = name == "runlease"
+        own = name in _OWN
         private = {"HOME": folder, "TMPDIR": folder, "TRACKIO_DIR": f"{folder}/trackio", "HF_HOME": f"{folder}/hf"}
         plain = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **private, **_QUIET}
         done = subprocess.run(
@@ -104,7 +106,7 @@ async def figures(environment: Mapping[str, str], seconds: float, rounds: int) -
     async def one(name: str) -> dict[str, Any]:
         return measure(name, environment, seconds)
 
-    names = ["runlease", *installed()]
+    names = [*_OWN, *installed()]
     found = await interleave({name: partial(one, name) for name in names}, rounds)
     for name, each in found.items():
         print(f"\n  {name} {each[0]['version']}: {_said(each)}", end="", file=sys.stderr)
