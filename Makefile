@@ -21,7 +21,7 @@ help: ## Say what there is
 	@echo "make test   set up, then run all tests"
 	@echo "make lint   check style, types, generated code and deploy/"
 	@echo "make proto  generate client/runlease/v1 from proto/"
-	@echo "make bench  measure, beside a bare echo server and etcd where it is installed"
+	@echo "make bench  measure, beside a bare echo server, other trackers, and etcd where it is installed"
 	@echo "make chaos  log 10 million points through kills, cut connections and a throttle, and compare"
 	@echo "make docs   write the commands' --help into README.md"
 	@echo "make clean  remove the environments and caches"

@@ -29,6 +29,8 @@ WRITERS = 4
 ROWS_A_SECOND, TICKS_A_SECOND = 2000, 20
 _PROJECT = "soak"
 _SAMPLE_S, _READ_S = 5.0, 20.0
+#: Steps that are read, the latest ones: as much at the end as at the beginning, so that what grows is no read's work.
+_LAST_STEPS = 100_000
 #: The part that a slope leaves out: caches fill, and each run comes to be archived for the first time.
 _WARM_UP = 0.4
 _PLOT = Path(__file__).with_name("soak.svg")
@@ -62,7 +64,9 @@ def _writers(environment: dict[str, str], seconds: float) -> Iterator[list[subpr
             processes.end(each)
 
 
-def _sample(coordinator: CoordinatorProcess, environment: dict[str, str], seconds: float) -> tuple[Samples, list[Any]]:
+def _sample(
+    coordinator: CoordinatorProcess, environment: dict[str, str], seconds: float, whole: bool
+) -> tuple[Samples, list[Any]]:
     """Return (seconds, MiB) of each process, and what the writers counted."""
     assert coordinator.process is not None
     samples: Samples = {}
@@ -77,7 +81,8 @@ def _sample(coordinator: CoordinatorProcess, environment: dict[str, str], second
                 if mib := processes.resident_mib(pid):  # 0: it has just ended
                     samples.setdefault(name, []).append((now, mib))
             if now >= read_at:
-                client.history(_PROJECT, f"w{number % WRITERS}", keys=["train/loss"], max_points=2000)
+                first = 0 if whole else max(0, int(now * ROWS_A_SECOND) - _LAST_STEPS)
+                client.history(_PROJECT, f"w{number % WRITERS}", keys=["train/loss"], min_step=first, max_points=2000)
                 read_at, number = read_at + _READ_S, number + 1
             time.sleep(max(0.0, began + (len(samples["store"]) * _SAMPLE_S) - time.monotonic()))
         counts = [json.loads(each.communicate(timeout=90)[0]) for each in writers]
@@ -95,14 +100,14 @@ def slope(samples: list[tuple[float, float]]) -> float:
     return sum((at - mean_s) * (mib - mean_mib) for at, mib in after) / (spread or 1.0) * 60 * 1024
 
 
-def run(seconds: float) -> tuple[Samples, list[Any]]:
-    """Soak a coordinator of its own."""
+def run(seconds: float, whole: bool = False) -> tuple[Samples, list[Any]]:
+    """Soak a coordinator of its own; the reader asks for the last steps, or for whole histories."""
     with processes.coordinator() as coordinator:
         environment = coordinator.env | {"RUNLEASE_SILENT": "1"}
         with runlease.Client(coordinator.address) as client:
             client.acquire(_PROJECT, "limits", nonce="limits", resume="allow")
             client.set_limits(_PROJECT, run_points=0, run_bytes=0, project_points=0, project_bytes=0)
-        return _sample(coordinator, environment, seconds)
+        return _sample(coordinator, environment, seconds, whole)
 
 
 async def figures(seconds: float) -> AsyncIterator[Figure]:
@@ -124,6 +129,7 @@ def _said(counts: list[Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--whole", action="store_true", help="read whole histories: work that grows with them")
     parser.add_argument("--plot", type=Path, default=_PLOT, metavar="FILE")
     parser.add_argument("--write", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -131,7 +137,7 @@ def main() -> None:
         write(options.write, options.seconds)
         return
     print(report.machine(), processes.conditions(), sep="\n")
-    samples, counts = run(options.seconds)
+    samples, counts = run(options.seconds, options.whole)
     print(processes.conditions(), _said(counts), sep="\n", end="\n\n")
     print("| process | MiB after the warm-up | at the end | highest | slope, KiB/min |\n|---|---|---|---|---|")
     for name, series in samples.items():
