@@ -140,7 +140,7 @@ async def figures(own: grpc.aio.Channel, bare: grpc.aio.Channel, seconds: float,
         )
         millions = {name: [value / 1e6 for value in each] for name, each in values.items()}
         wanted = [Wanted(4, True)] if points == max(BATCHES_A_SECOND) else []
-        yield Figure(f"points acknowledged, batches of {points:,}".replace(",", " "), "million/s", millions, wanted, 2)
+        yield Figure(f"points acknowledged, batches of {points:_}".replace("_", " "), "million/s", millions, wanted, 2)
 
 
 async def memory(channel: grpc.aio.Channel, store_url: str) -> AsyncIterator[Figure]:
