@@ -175,6 +175,7 @@ class Training:
             while due and self._acknowledged >= due[0][0]:
                 self._do(due.pop(0)[1])
                 self._watch(total)
+                self._throttle()
             self._throttle()
             if time.monotonic() >= told_at + 10:
                 told_at = time.monotonic()
