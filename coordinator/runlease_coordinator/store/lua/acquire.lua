@@ -72,11 +72,12 @@ end
 -- Also for a repeated nonce: the record that names it may have been rolled back, and its grant superseded.
 if quarantine > 0 and not old[2] then return {'QUARANTINE', text(now), text(quarantine)} end
 
--- A retry of a call whose answer was lost: the same grant, not extended, for as long as it lives.
+-- A retry of a call whose answer was lost: the same grant, not extended, for as long as it lives. It
+-- writes in any case: a WAIT behind it covers the grant, too.
 local earlier = redis.call('HGET', attempts_key, 'nonce.' .. nonce)
 if earlier then
   if nonce == old[8] and old[3] == '' and now < tonumber(old[4]) and not old[2] then
-    -- Once renewed (call: '') it was delivered, and no call may take it back. A write in any case, for WAIT.
+    -- Once renewed (call: '') it was delivered, and no call may take it back.
     redis.call('HSET', run_key, 'call', old[14] == '' and '' or request.call)
     return answer('GRANTED', old[6], earlier, remaining(), {})
   end

@@ -3,6 +3,7 @@
 -- uses up its seq; lost ones use up theirs). Order of the checks: incarnation, fence, session, seq, segment, rate limits
 -- (of points only; where a commit waits behind them they are taken in and charged). Acknowledged means appended.
 -- A writer opened for an ended attempt (open_writer.lua) appends to that one: what came after it goes on hiding it.
+-- A duplicate writes the writer's state again: no change, but a write that a WAIT behind it covers, too.
 -- No allow-oom: metrics must not take the memory that leases need.
 -- KEYS  1 meta  2 run  3 attempts  4 log  5 seq  6 ckpt  7 ckptdoc  8 limits  9 gcra  10 events  11 auto
 --       12 hot
@@ -33,7 +34,10 @@ if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_ke
 local last_fence, owner, last_seq, current, wrote, late = writer_state(seq_key, writer)
 if last_fence ~= fence or owner ~= session or late ~= ARGV[20] then return {'SESSION', text(now)} end
 last_seq, current = tonumber(last_seq), tonumber(current)
-if seq <= last_seq then return {'DUPLICATE', text(now), text(last_seq)} end
+if seq <= last_seq then
+  set_writer_state(seq_key, writer, fence, session, text(last_seq), text(current), wrote, late)
+  return {'DUPLICATE', text(now), text(last_seq)}
+end
 if kind == 'l' then
   if step ~= seq - last_seq then return {'NOT_LOST', text(now), text(seq - last_seq)} end
 elseif seq > last_seq + 1 then

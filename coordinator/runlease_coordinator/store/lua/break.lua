@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- An operator's hand: revokes a lease (no renewal any more; it frees at release or expiry), or, forced, ends the attempt
 -- (or the sync) at once under a new fence. Idempotent for the fence that it names.
+-- A repetition writes what is there already: no change, but a write that a WAIT behind it covers, too.
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 wait  8 waitx
 -- ARGV  1 project  2 canonical ID  3 fence  4 '1' to force  5 reason  6 by whom
 -- Returns {verdict, now, ...}:
@@ -14,13 +15,19 @@ local run = redis.call('HMGET', run_key, 'fence', 'end', 'attempt', 'deleted', '
 if not run[1] then return {'ABSENT', text(now)} end
 if run[4] then return {'DELETED', text(now)} end
 local broken, fence_then = string.match(run[6] or '', '^(%d+) (%d+)$')
-if broken == fence then return {'BROKEN', text(now), fence_then} end -- a repetition: the break is done
+if broken == fence then -- a repetition: the break is done
+  redis.call('HSET', run_key, 'broken', run[6])
+  return {'BROKEN', text(now), fence_then}
+end
 if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
 if tonumber(run[5]) <= now then return {'FREE', text(now)} end
 
 local details = {reason = reason, by = by}
 if not force then
-  if run[7] then return {'BROKEN', text(now), fence} end -- a repetition, too
+  if run[7] then -- a repetition, too
+    redis.call('HSET', run_key, 'revoked', run[7])
+    return {'BROKEN', text(now), fence}
+  end
   redis.call('HSET', run_key, 'revoked', '1', 'updated', text(now))
   redis.call('ZADD', KEYS[5], text(now), id)
   event(KEYS[6], now, project, id, 'revoked', fence, run[3], details)

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 -- Marks a run deleted; its fence, its typed ID and its data stay until it is purged. Idempotent.
+-- A repetition writes what is there already: no change, but a write that a WAIT behind it covers, too.
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 auto
 -- ARGV  1 project  2 canonical ID  3 fence that the caller saw  4 reason
 -- Returns {verdict, now, ...}:  DELETED     HELD STALE  record [field, value, ...]     ABSENT UNBOOTSTRAPPED
@@ -10,7 +11,10 @@ if refusal then return refusal end
 local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'end', 'expiry', 'attempt', 'sync')
 if not run[1] then return {'ABSENT', text(now)} end
 if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
-if run[2] then return {'DELETED', text(now)} end
+if run[2] then
+  redis.call('HSET', run_key, 'deleted', run[2])
+  return {'DELETED', text(now)}
+end
 if run[3] == '' and now < tonumber(run[4]) then return {'HELD', text(now), redis.call('HGETALL', run_key)} end
 local ending = run[3]
 if ending == '' then -- expired and not swept yet

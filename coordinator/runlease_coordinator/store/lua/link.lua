@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 -- Lets a run show another's history, up to a step, before its own. Idempotent for the same parent and step.
+-- A repetition writes what is there already: no change, but a write that a WAIT behind it covers, too.
 -- KEYS  1 meta  2 run  3 attempts  4 ckpt  5 ckptdoc  6 runs  7 events  8 parent's run  9 parent's attempts
 --       10 parent's ckpt  11 parent's ckptdoc  12 parent's log  13 projects' link counters
 -- ARGV  1 project  2 canonical ID  3 parent's canonical ID  4 step ('': all of it)
@@ -21,7 +22,10 @@ if parent[2] then return {'PARENT_DELETED', text(now)} end
 step = step or tonumber(parent[1]) - 1
 if step < 0 or step >= tonumber(parent[1]) then return {'PARENT_STEP', text(now), parent[1]} end
 if run[4] then
-  if run[4] == parent_id and run[5] == text(step) then return {'LINKED', text(now)} end
+  if run[4] == parent_id and run[5] == text(step) then
+    redis.call('HSET', run_key, 'parent', parent_id)
+    return {'LINKED', text(now)}
+  end
   return {'LINKED_ALREADY', text(now), run[4], run[5]}
 end
 -- Only what the run rewinds from now on may hide the parent's points: its own starts were not meant to.

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Ends an attempt with its outcome, or a sync. Idempotent: repeating a recorded release answers RELEASED with what is
 -- recorded.
+-- A repetition writes what is there already: no change, but a write that a WAIT behind it covers, too.
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 wait  8 waitx  9 auto
 -- ARGV  1 project  2 canonical ID  3 fence  4 outcome
 -- Returns {verdict, now, ...}:
@@ -16,12 +17,18 @@ if not run[1] then return {'ABSENT', text(now)} end
 if run[1] ~= fence then
   local attempt = redis.call('HGET', attempts_key, 'fence.' .. fence)
   local recorded = attempt and redis.call('HMGET', attempts_key, attempt .. '.end', attempt .. '.released')
-  if recorded and recorded[2] then return {'RELEASED', text(now), recorded[1]} end
+  if recorded and recorded[2] then
+    redis.call('HSET', attempts_key, attempt .. '.released', recorded[2])
+    return {'RELEASED', text(now), recorded[1]}
+  end
   return {'STALE', text(now), redis.call('HGETALL', run_key)}
 end
 if run[5] and not redis.call('HGET', attempts_key, run[4] .. '.released') then return {'DELETED', text(now)} end
 -- A swept run keeps its expiry; a released one has none.
-if run[2] ~= '' and tonumber(run[3]) == 0 then return {'RELEASED', text(now), run[2]} end
+if run[2] ~= '' and tonumber(run[3]) == 0 then
+  redis.call('HSET', run_key, 'end', run[2])
+  return {'RELEASED', text(now), run[2]}
+end
 -- 'released', since a sweep, a break, a proof of death end it, too.
 local ending, kind = end_lease(attempts_key, run_key, fence, run[4], run[2], run[6], outcome, now, 'released',
   'released', '1')
