@@ -123,6 +123,14 @@ def test_exists_and_ended() -> None:
     assert "finished" in str(got)
 
 
+def test_throttled() -> None:
+    got = raised(_CODE.RESOURCE_EXHAUSTED, errors.Throttled("demo", "acquires", 2000, 1_499_000))
+    assert type(got) is exceptions.Throttled
+    assert attributes(got, "retry_after_s") == (1.5,)
+    assert "demo" in str(got)
+    assert "runlease limits" in str(got)
+
+
 def test_held() -> None:
     got = raised(_CODE.FAILED_PRECONDITION, errors.LeaseHeld(run_record()))
     assert type(got) is exceptions.LeaseHeld
@@ -259,6 +267,7 @@ def test_every_refusal_of_the_coordinator_has_a_row() -> None:
         errors.NoHolder,
         errors.BadBranch,
         errors.Stale,
+        errors.Throttled,
         errors.Unavailable,
     }
     kinds = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DomainError)}
