@@ -9,7 +9,7 @@ import click
 
 from runlease import plot, terminal
 from runlease.cli.errors import CANNOT_START, Failure
-from runlease.cli.options import connection_options, keys_like_option, open_client, output_option, run_path_callback
+from runlease.cli.options import connection_options, open_client, output_option, run_path_callback, selection_options
 from runlease.cli.output import cell, count, echo_json, json_cell, number, printable
 from runlease.comparison import ConfigDifference, KeyComparison, compare_config, difference
 from runlease.comparison import compare as compare_histories
@@ -18,7 +18,6 @@ from runlease.records import RunRecord
 
 #: Rows of a plot, frame included: with title and legend it fits an 80x24 terminal.
 _PLOT_ROWS = 17
-_STEP = click.IntRange(min=0)
 
 
 @click.command(
@@ -38,10 +37,7 @@ has all steps unless --max-points is given.
 )
 @click.argument("a", callback=run_path_callback, metavar="A")
 @click.argument("b", callback=run_path_callback, metavar="B")
-@click.option("--key", "keys", multiple=True, metavar="KEY", help="Only this metric; can be given several times.")
-@keys_like_option
-@click.option("--min-step", type=_STEP, metavar="STEP", help="From this step on.")
-@click.option("--max-step", type=_STEP, metavar="STEP", help="Up to and including this step.")
+@selection_options
 @click.option(
     "--max-points",
     type=click.IntRange(min=0),

@@ -13,14 +13,13 @@ from typing import BinaryIO
 import click
 
 from runlease.cli.errors import CANNOT_START, Failure
-from runlease.cli.options import connection_options, keys_like_option, open_client, owner
+from runlease.cli.options import connection_options, open_client, owner, selection_options
 from runlease.cli.output import count, printable
 from runlease.client import Client
 from runlease.export import FORMATS, MISSING_PYARROW, TargetExists, new_file, open_rows, write_wide
 from runlease.history import History
 from runlease.ids import canonical_id
 
-_STEP = click.IntRange(min=0)
 _SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 #: Points of one read, and of a Parquet file's row group: what an export holds in memory.
 _PAGE_POINTS = 1_000_000
@@ -72,10 +71,7 @@ none. Parquet needs `pip install 'runlease[arrow]'`.
     type=click.Choice(FORMATS),
     help="[default: by the file's ending; csv on stdout, parquet in a directory]",
 )
-@click.option("--key", "keys", multiple=True, metavar="KEY", help="Only this metric; can be given several times.")
-@keys_like_option
-@click.option("--min-step", type=_STEP, metavar="STEP", help="From this step on.")
-@click.option("--max-step", type=_STEP, metavar="STEP", help="Up to and including this step.")
+@selection_options
 @click.option(
     "--writer",
     "writers",
@@ -125,7 +121,9 @@ def export(
     except BrokenPipeError:
         raise  # whoever reads stdout has gone
     except OSError as error:
-        raise Failure(f"cannot write: {error}") from error
+        raise Failure(
+            f"cannot write {to or 'to stdout'}: {error.strerror or error}; name a place that can be written"
+        ) from error
 
 
 def _form_of(to: str | None, is_directory: bool) -> str:

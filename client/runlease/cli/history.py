@@ -9,7 +9,7 @@ import click
 
 from runlease import plot, terminal
 from runlease.cli.errors import CANNOT_START, Failure
-from runlease.cli.options import connection_options, open_client, output_option, run_argument
+from runlease.cli.options import connection_options, open_client, output_option, run_argument, selection_options
 from runlease.cli.output import cell, echo_json_rows, moment, number, printable
 from runlease.history import History, Series
 
@@ -17,7 +17,6 @@ from runlease.history import History, Series
 _PLOT_ROWS = 17
 #: Braille has two dots a column, each with a lowest and a highest point; half of the room may go to superseded ones.
 _POINTS_A_COLUMN = 8
-_STEP = click.IntRange(min=0)
 
 
 @click.command(
@@ -36,16 +35,7 @@ NaN and no infinities: these values are the strings "NaN", "Infinity" and
 """,
 )
 @run_argument
-@click.option("--key", "keys", multiple=True, metavar="KEY", help="Only this metric; can be given several times.")
-@click.option(
-    "--keys-like",
-    "patterns",
-    multiple=True,
-    metavar="PATTERN",
-    help="Metrics whose names match: * is any characters, ? one; can be given several times.",
-)
-@click.option("--min-step", type=_STEP, metavar="STEP", help="From this step on.")
-@click.option("--max-step", type=_STEP, metavar="STEP", help="Up to and including this step.")
+@selection_options
 @click.option(
     "--max-points",
     type=click.IntRange(min=1),
@@ -70,7 +60,7 @@ NaN and no infinities: these values are the strings "NaN", "Infinity" and
 def history(
     run: tuple[str, str],
     keys: tuple[str, ...],
-    patterns: tuple[str, ...],
+    key_patterns: tuple[str, ...],
     min_step: int | None,
     max_step: int | None,
     max_points: int | None,
@@ -88,7 +78,7 @@ def history(
         found = client.history(
             *run,
             keys=keys,
-            key_patterns=patterns,
+            key_patterns=key_patterns,
             min_step=min_step,
             max_step=max_step,
             # The coordinator thins out what is drawn: a plot of ten million points is as quick as one of ten.
@@ -99,7 +89,7 @@ def history(
     if output == "json":
         echo_json_rows(_rows(found))
     elif not len(found):
-        narrowed = bool(keys or patterns or writers or superseded) or min_step is not None or max_step is not None
+        narrowed = bool(keys or key_patterns or writers or superseded) or min_step is not None or max_step is not None
         click.echo("no such points: see the run with `runlease show`" if narrowed else "no points yet")
     elif plotted:
         click.echo("\n".join(_plots(found)))

@@ -50,13 +50,27 @@ def run_path(run: RunRecord) -> str:
 run_argument = click.argument("run", callback=run_path_callback, metavar="PROJECT/RUN")
 project_argument = click.argument("project", required=False, callback=_project)
 
-keys_like_option = click.option(
-    "--keys-like",
-    "key_patterns",
-    multiple=True,
-    metavar="PATTERN",
-    help="Also metrics like this: `*` is any characters, `?` one.",
+_STEP = click.IntRange(min=0)
+_SELECTION = (
+    click.option("--key", "keys", multiple=True, metavar="KEY", help="Only this metric; can be given several times."),
+    click.option(
+        "--keys-like",
+        "key_patterns",
+        multiple=True,
+        metavar="PATTERN",
+        help="Also metrics like this: `*` is any characters, `?` one.",
+    ),
+    click.option("--min-step", type=_STEP, metavar="STEP", help="From this step on."),
+    click.option("--max-step", type=_STEP, metavar="STEP", help="Up to and including this step."),
 )
+
+
+def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what chooses points of a history: ``keys``, ``key_patterns``, ``min_step``, ``max_step``."""
+    for option in reversed(_SELECTION):
+        command = option(command)
+    return command
+
 
 output_option = click.option(
     "-o",
