@@ -22,7 +22,8 @@ _given_up: weakref.WeakSet[grpc.Channel] = weakref.WeakSet()
 
 #: One attempt of a call: above a slow fsync, below a renewal's period at the shortest ttl times three.
 CALL_TIMEOUT_S = 5.0
-_OPTIONS: tuple[tuple[str, int], ...] = (
+#: What every channel gets.
+OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_retries", 0),  # tenacity retries, where a repetition is right
     ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection, and its blockages
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -50,8 +51,8 @@ def open_channel(address: str) -> grpc.Channel:
         InvalidArgument: not an address.
         CoordinatorUnavailable: of several hosts none can be resolved.
     """
-    options = [*_OPTIONS, ("grpc.enable_http_proxy", int(read_environment().proxy))]
-    return grpc.insecure_channel(_target(address), options=options)
+    options = [*OPTIONS, ("grpc.enable_http_proxy", int(read_environment().proxy))]
+    return grpc.insecure_channel(target(address), options=options)
 
 
 def give_up(channel: grpc.Channel) -> None:
@@ -71,7 +72,8 @@ def credentials(token: str | None) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),) if token else ()
 
 
-def _target(address: str) -> str:
+def target(address: str) -> str:
+    """Return the gRPC target of an address as `open_channel` takes it; same errors."""
     if "//" in address or address.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
         return address
     addresses = [part.strip() for part in address.split(",")]
