@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import redis
 
 from tests.support.wait import until
 
@@ -27,25 +31,54 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
 
 
 class RedisServer:
-    """One server process; `options` are lines of its configuration."""
+    """One server process; `options` are lines of its configuration, `flags` follow it on the command line."""
 
-    def __init__(self, *options: str, binary: str, port: int = 0) -> None:
+    def __init__(self, *options: str, binary: str, port: int = 0, flags: tuple[str, ...] = ()) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="rlr-", dir="/tmp"))
         self.socket = self.directory / "s"
-        flags = [part for option in options for part in f"--{option}".split(" ", 1)]
-        own = ["--port", str(port), "--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", ""]
-        self._command = [binary, *own, *flags]
+        self.port = port
+        # A file: Sentinels and those that they promote write down there what a restart must not forget.
+        configuration = self.directory / "server.conf"
+        own = ("bind 127.0.0.1 -::1", f"port {port}", f"unixsocket {self.socket}", f"dir {self.directory}", 'save ""')
+        configuration.write_text("\n".join((*own, *options)) + "\n")
+        self._command = [binary, str(configuration), *flags]
         self.start()
 
     def start(self) -> None:
         """Start it; again after `kill`, with the data that its configuration kept."""
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        self.frozen = False
         until(self._answers, timeout_s=20)
 
     def kill(self) -> None:
-        """SIGKILL it."""
+        """SIGKILL it, frozen or not."""
         self.process.kill()
         self.process.wait()
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """SIGSTOP: what is sent to it waits in its sockets, and is taken in once it is thawed."""
+        self.process.send_signal(signal.SIGSTOP)
+        self.frozen = True
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self.process.send_signal(signal.SIGCONT)
+        self.frozen = False
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is neither dead nor frozen."""
+        return self.process.poll() is None and not self.frozen
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def ask(self, *words: str | int) -> Any:
+        """Send one command; returns its answer, decoded."""
+        with redis.Redis(unix_socket_path=str(self.socket), decode_responses=True, socket_timeout=10) as link:
+            return link.execute_command(*words)
 
     @property
     def url(self) -> str:
