@@ -35,7 +35,7 @@ from runlease_coordinator.rpc.errors import ErrorInterceptor
 from runlease_coordinator.rpc.leases import LeaseService
 from runlease_coordinator.rpc.metrics import MetricService
 from runlease_coordinator.rpc.runs import RunService
-from runlease_coordinator.settings import Settings, StartupError, redact_url
+from runlease_coordinator.settings import DEFAULT_MAX_TTL_S, Settings, StartupError, redact_url
 from runlease_coordinator.store.archive import ArchiveStore
 from runlease_coordinator.store.embedded import EmbeddedStore
 from runlease_coordinator.store.events import EventStore
@@ -43,7 +43,7 @@ from runlease_coordinator.store.leases import LeaseStore
 from runlease_coordinator.store.limits import LimitStore
 from runlease_coordinator.store.metrics import MetricStore
 from runlease_coordinator.store.runs import RunStore
-from runlease_coordinator.store.store import Store
+from runlease_coordinator.store.store import Opening, Store, Terms
 from runlease_coordinator.store.wakeups import Wakeups
 
 log = logging.getLogger(__name__)
@@ -132,10 +132,6 @@ class Coordinator:
 
     async def _open_store(self) -> Store:
         settings = self.settings
-        if settings.data_nodes > 1:
-            raise StartupError(
-                f"--data-nodes is {settings.data_nodes}: this version does not wait for replicas yet; leave it out"
-            )
         url = settings.store
         if url == "embedded":
             self._embedded = EmbeddedStore(settings.data_dir, settings.server_binary, log=log)
@@ -143,16 +139,14 @@ class Coordinator:
             self._tasks.append(asyncio.create_task(self._embedded.watch(_restarted), name="embedded-store"))
             url = self._embedded.url
         self._store_url = url
-        self._store = store = await connect(url)
-        max_ttl_us = int(settings.max_ttl_s * 1e6)
+        self._store = store = await connect(
+            url, replicas=settings.replicas, replicates_metrics=settings.durability == "replicated"
+        )
         if self._embedded is not None:
             # It loses nothing acknowledged, so a restart is no loss: no quarantine.
-            await store.bootstrap(max_ttl_us=max_ttl_us, quarantine=False, take_over=True)
-        elif not await store.is_open():
-            raise StartupError(
-                f"the store {redact_url(url)} is new to runlease (or has lost its data): if it is new, run "
-                f"`runlease bootstrap {redact_url(url)}` once"
-            )
+            await store.bootstrap("embedded", max_ttl_us=int(settings.max_ttl_s * 1e6), replicas=0)
+        else:
+            check_terms(await store.terms(), settings)
         return store
 
     async def _serve(self, store: Store) -> None:
@@ -218,13 +212,18 @@ async def open_archive(settings: Settings) -> Objects | None:
     return objects
 
 
-async def connect(url: str) -> Store:
+async def connect(url: str, *, replicas: int = 0, replicates_metrics: bool = False) -> Store:
     """Connect to a store and check that it is fit.
+
+    Args:
+        url: of the store.
+        replicas: how many of them a control write must reach.
+        replicates_metrics: whether metrics must, too.
 
     Raises:
         StartupError: unreachable, too old, a cluster, or evicting; the message holds the remedy.
     """
-    store = Store(url)
+    store = Store(url, replicas=replicas, replicates_metrics=replicates_metrics)
     try:
         await store.start()
         await _check_store(store, url)
@@ -236,6 +235,42 @@ async def connect(url: str) -> Store:
         await store.close()
         raise
     return store
+
+
+def check_terms(found: set[Terms | None], settings: Settings) -> None:
+    """Compare what the partitions of an external store were opened for with the settings.
+
+    Raises:
+        StartupError: they do not fit; the message holds the remedy.
+    """
+    shown = redact_url(settings.store)
+    again = "or, if that is what you want from now on, stop all coordinators of this store and run `runlease bootstrap"
+    for terms in found:
+        if terms is None:
+            raise StartupError(
+                f"the store {shown} is new to runlease, or has lost data: if it is new, run "
+                f"`runlease bootstrap {shown}` once; if not, see `runlease bootstrap --help`"
+            )
+        if terms.replicas != settings.replicas:
+            raise StartupError(
+                f"the store {shown} was opened for writes that reach {_replicas(terms.replicas)}, and --data-nodes "
+                f"{settings.data_nodes} means {_replicas(settings.replicas)}: give --data-nodes "
+                f"{_data_nodes(terms.replicas)}, {again} --data-nodes {settings.data_nodes} {shown}`"
+            )
+        if terms.max_ttl_us < settings.max_ttl_s * 1e6:
+            raise StartupError(
+                f"the store {shown} was opened for leases of at most {terms.max_ttl_us / 1e6:g} s, and --max-ttl is "
+                f"{settings.max_ttl_s:g} s: lower it, or run "
+                f"`runlease bootstrap --max-ttl {settings.max_ttl_s:g} {shown}` first"
+            )
+
+
+def _replicas(count: int) -> str:
+    return {0: "no replica", 1: "1 replica"}.get(count, f"{count} replicas")
+
+
+def _data_nodes(replicas: int) -> str:
+    return f"{2 * replicas} or {2 * replicas + 1}" if replicas else "1"
 
 
 async def _check_store(store: Store, url: str) -> None:
@@ -299,15 +334,32 @@ async def _restarted() -> None:
     log.warning("the embedded store is back; every acknowledged write is in it")
 
 
-async def open_new_store(url: str, *, max_ttl_s: float) -> int:
-    """Open the partitions of a new external store once; returns how many were opened.
+async def open_store(
+    settings: Settings, how: Opening, *, max_ttl_s: float | None, data_nodes: int | None
+) -> tuple[int, int]:
+    """Open the partitions of an external store, or change what they were opened for.
+
+    Args:
+        settings: those of the store.
+        how: ``new``, or ``lost``: it was in use and has lost its data.
+        max_ttl_s: the longest lease, in seconds; None leaves it.
+        data_nodes: data nodes a shard; None leaves them.
+
+    Returns:
+        How many partitions were opened, and changed.
 
     Raises:
         StartupError: the store cannot be used.
+        Unavailable: it has not enough replicas now.
     """
-    store = await connect(url)
+    store = await connect(settings.store, replicas=settings.replicas)
     try:
-        return await store.bootstrap(max_ttl_us=int(max_ttl_s * 1e6), quarantine=True, take_over=False)
+        return await store.bootstrap(
+            how,
+            max_ttl_us=None if max_ttl_s is None else int(max_ttl_s * 1e6),
+            replicas=None if data_nodes is None else settings.replicas,
+            default_max_ttl_us=int(DEFAULT_MAX_TTL_S * 1e6),
+        )
     finally:
         await store.close()
 

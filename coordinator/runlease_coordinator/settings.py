@@ -15,11 +15,13 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 #: Bytes of a Unix socket's path without the closing NUL: `sun_path` is 108 on Linux, 104 on macOS and BSD.
 MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 
+DEFAULT_MAX_TTL_S = 60.0
 MIN_MAX_TTL_S = 5.0
 MAX_MAX_TTL_S = 3600.0
 
 MAX_RETENTION_DAYS = 36_500.0
 
+DURABILITIES = ("local", "replicated")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 
@@ -58,7 +60,7 @@ class Settings:
     data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
     """Directory of the embedded store; one coordinator at a time."""
 
-    max_ttl_s: float = 60.0
+    max_ttl_s: float = DEFAULT_MAX_TTL_S
     """Longest ttl that a client may ask for, in seconds, 5 to 3600."""
 
     lock_delay_s: float = 5.0
@@ -69,6 +71,9 @@ class Settings:
 
     data_nodes: int = 1
     """Data nodes a shard of the store has, replicas included."""
+
+    durability: Literal["local", "replicated"] = "local"
+    """When metrics are acknowledged: once the primary has them, or once `replicas` replicas have them, too."""
 
     history_url: str | None = field(default=None, repr=False)
     """Where histories are archived: a path or a URL of fsspec. None: `<data_dir>/history` with the embedded store,
@@ -97,13 +102,7 @@ class Settings:
         _check_listen(self.listen)
         _check_store(self.store)
         self._check_timings()
-        if self.data_nodes < 1:
-            raise StartupError(f"--data-nodes is {self.data_nodes}: a store has at least 1 node")
-        if self.data_nodes > 1 and self.store == "embedded":
-            raise StartupError(
-                f"--data-nodes is {self.data_nodes}, but the embedded store is one node: "
-                "leave --data-nodes out, or give --store the URL of a replicated store"
-            )
+        self._check_nodes()
         self._check_archive()
         if self.log_level not in LOG_LEVELS:
             raise StartupError(f"--log-level is {self.log_level!r}: give one of {', '.join(LOG_LEVELS)}")
@@ -111,11 +110,32 @@ class Settings:
             raise StartupError(f"--log-format is {self.log_format!r}: give one of {', '.join(LOG_FORMATS)}")
 
     @property
+    def replicas(self) -> int:
+        """How many replicas a write must reach: with so many, every majority of the data nodes has one that has it."""
+        return self.data_nodes // 2
+
+    @property
     def archive_url(self) -> str | None:
         """Where histories are archived; None: they stay in the store."""
         if self.history_url is not None or self.store != "embedded":
             return self.history_url
         return str(self.data_dir / "history")
+
+    def _check_nodes(self) -> None:
+        if self.data_nodes < 1:
+            raise StartupError(f"--data-nodes is {self.data_nodes}: a store has at least 1 node")
+        if self.data_nodes > 1 and self.store == "embedded":
+            raise StartupError(
+                f"--data-nodes is {self.data_nodes}, but the embedded store is one node: "
+                "leave --data-nodes out, or give --store the URL of a replicated store"
+            )
+        if self.durability not in DURABILITIES:
+            raise StartupError(f"--durability is {self.durability!r}: give one of {', '.join(DURABILITIES)}")
+        if self.durability == "replicated" and not self.replicas:
+            raise StartupError(
+                "--durability replicated needs replicas, and --data-nodes is 1: "
+                "give the number of data nodes, 3 or more, or leave --durability out"
+            )
 
     def _check_archive(self) -> None:
         if self.archive_bytes < 1:
@@ -221,6 +241,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "lock_delay_s": ("RUNLEASE_LOCK_DELAY", _seconds),
     "server_binary": ("RUNLEASE_SERVER_BINARY", _text),
     "data_nodes": ("RUNLEASE_DATA_NODES", _count),
+    "durability": ("RUNLEASE_DURABILITY", _lower),
     "history_url": ("RUNLEASE_HISTORY_URL", _text),
     "archive_bytes": ("RUNLEASE_ARCHIVE_BYTES", _count),
     "archive_after_s": ("RUNLEASE_ARCHIVE_AFTER", _seconds),

@@ -67,7 +67,7 @@ class LiveStore:
         try:
             self.run(self.embedded.start())
             self.store = self.connect()
-            self.run(self.store.bootstrap(max_ttl_us=60_000_000, quarantine=False, take_over=True))
+            self.run(self.store.bootstrap("embedded", max_ttl_us=60_000_000, replicas=0))
         except BaseException:
             self.close()
             raise

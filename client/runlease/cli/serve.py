@@ -7,14 +7,11 @@ import contextlib
 import ipaddress
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from runlease.cli.errors import CANNOT_START, UNAVAILABLE, Failure
-
-if TYPE_CHECKING:
-    from runlease_coordinator.settings import Settings
 
 MISSING = "the coordinator needs: pip install 'runlease[coordinator]'"
 
@@ -28,16 +25,24 @@ Options can also come from the environment: RUNLEASE_LISTEN, RUNLEASE_STORE,
 RUNLEASE_DATA_DIR, RUNLEASE_HISTORY_URL, RUNLEASE_ARCHIVE_BYTES,
 RUNLEASE_ARCHIVE_AFTER, RUNLEASE_RETENTION, RUNLEASE_MAX_TTL,
 RUNLEASE_LOCK_DELAY, RUNLEASE_SERVER_BINARY, RUNLEASE_DATA_NODES,
-RUNLEASE_LOG_LEVEL, RUNLEASE_LOG_FORMAT. A store's password belongs there:
+RUNLEASE_DURABILITY, RUNLEASE_LOG_LEVEL, RUNLEASE_LOG_FORMAT. A store's password belongs there:
 others can see a command line.
 """
 
 _BOOTSTRAP_EPILOG = """\b
-Example:
+Examples:
   runlease bootstrap redis://127.0.0.1:6379
   runlease serve --store redis://127.0.0.1:6379
 
-The URL can also come from RUNLEASE_STORE, where others do not see its password.
+  runlease bootstrap --data-nodes 3 --max-ttl 300 redis://127.0.0.1:6379
+  runlease serve --data-nodes 3 --max-ttl 300 --store redis://127.0.0.1:6379
+
+Run again, it changes only the options that are given. A longer --max-ttl holds
+at once. For another --data-nodes stop all coordinators first; then nothing is
+granted for the length of the longest lease.
+
+The URL can also come from RUNLEASE_STORE, where others do not see its password,
+the options from RUNLEASE_MAX_TTL and RUNLEASE_DATA_NODES.
 """
 
 
@@ -49,6 +54,11 @@ The URL can also come from RUNLEASE_STORE, where others do not see its password.
 )
 @click.option("--store", metavar="URL", help="embedded, redis://, rediss:// or unix://.  [default: embedded]")
 @click.option("--data-nodes", type=int, metavar="N", help="Data nodes a shard of the store has.  [default: 1]")
+@click.option(
+    "--durability",
+    type=click.Choice(("local", "replicated")),
+    help="Acknowledge metrics once the store's primary has them, or once replicas have them, too.  [default: local]",
+)
 @click.option(
     "--data-dir",
     type=click.Path(),
@@ -133,34 +143,48 @@ def serve(**flags: Any) -> None:
 @click.option(
     "--max-ttl",
     "max_ttl_s",
+    envvar="RUNLEASE_MAX_TTL",
     type=float,
     metavar="S",
-    help="Longest lease, in seconds, as for serve.  [default: 60]",
+    help="Longest lease, in seconds: serve takes no longer one.  [default: 60]",
 )
-def bootstrap(url: str, max_ttl_s: float | None) -> None:
+@click.option(
+    "--data-nodes",
+    envvar="RUNLEASE_DATA_NODES",
+    type=int,
+    metavar="N",
+    help="Data nodes a shard of the store has, as for serve.  [default: 1]",
+)
+@click.option(
+    "--lost-data",
+    is_flag=True,
+    help="The store was in use and has lost its data: grant nothing until every lease has ended or was claimed.",
+)
+def bootstrap(url: str, max_ttl_s: float | None, data_nodes: int | None, lost_data: bool) -> None:
     """Open a new external store, once.
 
     A coordinator takes an external store only after this: from then on, an empty store means that its
     data was lost, not that it is new. The embedded store needs no bootstrap.
     """
     with _coordinator_errors():
+        from runlease_coordinator.bootstrap import open_store
         from runlease_coordinator.settings import redact_url, settings_from_env
 
-        settings = settings_from_env(os.environ, store=url, max_ttl_s=max_ttl_s)
-        if settings.store == "embedded":
+        if url == "embedded":
             raise Failure("the embedded store needs no bootstrap: just run `runlease serve`", CANNOT_START)
-        opened = asyncio.run(_open(settings))
+        settings = settings_from_env(
+            os.environ, store=url, max_ttl_s=max_ttl_s, data_nodes=data_nodes, durability="local"
+        )
+        opening = open_store(settings, "lost" if lost_data else "new", max_ttl_s=max_ttl_s, data_nodes=data_nodes)
+        opened, changed = asyncio.run(opening)
         shown = redact_url(url)
-        if not opened:
+        if changed:
+            click.echo(f"changed {changed} partitions of {shown}; now start its coordinators with the same options")
+        elif not opened:
             click.echo(f"{shown} was open already; nothing changed")
-            return
-        click.echo(f"opened {opened} partitions of {shown}; now: runlease serve --store {shown}")
-
-
-async def _open(settings: Settings) -> int:
-    from runlease_coordinator.bootstrap import open_new_store
-
-    return await open_new_store(settings.store, max_ttl_s=settings.max_ttl_s)
+        else:
+            nodes = f" --data-nodes {data_nodes}" if data_nodes is not None else ""
+            click.echo(f"opened {opened} partitions of {shown}; now: runlease serve{nodes} --store {shown}")
 
 
 @contextlib.contextmanager

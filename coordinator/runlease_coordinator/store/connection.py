@@ -28,7 +28,7 @@ from redis.exceptions import (
 
 from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.store.scripts import Script, scripts
-from runlease_coordinator.store.wire import Wire
+from runlease_coordinator.store.wire import NotReplicated, Wire
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +51,11 @@ _NOT_CONNECTED = (OSError, RedisConnectionError, RedisTimeoutError, asyncio.Time
 class StoreConnection:
     """One pipelined connection; calls are answered in the order in which they were made."""
 
-    def __init__(self, pool: ConnectionPool, name: str) -> None:
-        """Take the pool that makes connections and a name for logs; `start` connects."""
+    def __init__(self, pool: ConnectionPool, name: str, replicas: int = 0) -> None:
+        """Take the pool that makes connections, a name for logs, and how many replicas its scripts' writes reach."""
         self._pool = pool
         self._name = name
+        self._replicas = replicas
         self._wire: Wire | None = None
         self._connected = asyncio.Event()
         #: Set once the first attempt has come to an end that is worth telling.
@@ -84,19 +85,22 @@ class StoreConnection:
                 await self._task
             self._task = None
 
-    async def call(self, *command: Any) -> Any:
-        """Send one command and return its answer.
+    async def call(self, *command: Any, replicas: int = 0) -> Any:
+        """Send one command and return its answer, once so many replicas have what it wrote.
 
         Raises:
             Unavailable: the store is away, or in a state in which it takes nothing; whether the command took effect is
-                not known.
+                not known. NOT_REPLICATED: it did, and may be lost with the primary.
             ResponseError: the store's own refusal.
         """
         wire = self._wire
         if wire is None:
             raise self._away()
         try:
-            return await wire.send(command)
+            return await wire.send(command, replicas)
+        except NotReplicated as error:
+            message = f"the store has not replicated this ({error}): repeat it; if it stays so, check the replicas"
+            raise Unavailable("NOT_REPLICATED", message, 200) from error
         except ResponseError as error:
             state = _STATES.get(str(error).partition(" ")[0])
             if state is None:
@@ -105,11 +109,11 @@ class StoreConnection:
             raise Unavailable(reason, f"the store {words}: {error}", retry_after_ms) from error
 
     async def run(self, script: Script, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
-        """Run a script and return its answer; same errors as `call`."""
+        """Run a script and return its answer, once the connection's replicas have it; same errors as `call`."""
         try:
-            return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+            return await self.call("EVALSHA", script.sha, len(keys), *keys, *args, replicas=self._replicas)
         except NoScriptError:  # somebody flushed the script cache; EVAL fills it again
-            return await self.call("EVAL", script.source, len(keys), *keys, *args)
+            return await self.call("EVAL", script.source, len(keys), *keys, *args, replicas=self._replicas)
 
     def _away(self) -> Unavailable:
         return Unavailable("STORE_UNAVAILABLE", f"the store is away: {self._why_not}")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from runlease_coordinator.domain.errors import InvalidField, Stale
 from runlease_coordinator.domain.limits import LARGEST_BYTES, LARGEST_POINTS
-from runlease_coordinator.domain.metrics import Entry, LogPosition, Writer, WriterPosition
-from runlease_coordinator.store.keys import run_keys
+from runlease_coordinator.domain.metrics import Entry, EntryKind, LogPosition, Writer, WriterPosition
+from runlease_coordinator.store.keys import RunKeys, run_keys
 from runlease_coordinator.store.leases import refuse_fence
 from runlease_coordinator.store.limits import DEFAULT_ARGS
 from runlease_coordinator.store.store import Store
@@ -16,6 +16,8 @@ from runlease_coordinator.store.store import Store
 #: Entries of one read: pages of about 4 MiB, whatever the size of the batches. Few at first, since one may have 16 MiB,
 #: and never so many that large ones behind small ones would fill the memory.
 _FIRST_PAGE, _LARGEST_PAGE, _PAGE_BYTES = 16, 512, 4 << 20
+#: What of a log no failover may take back once it is acknowledged.
+_MARKS = (EntryKind.COMMIT, EntryKind.REWIND, EntryKind.END)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class MetricStore:
     async def open_writer(self, writer: Writer) -> WriterPosition:
         """Hand the writer to the session; returns where its log goes on.
 
+        A control call: the answer acknowledges all that is in the log, commits among it.
+
         Raises:
             Stale: the fence is not the run's, or another session has replaced this one.
             InvalidField: the attempt is none that entries may be brought in of.
@@ -84,7 +88,6 @@ class MetricStore:
             "open_writer",
             (keys.partition.meta, keys.run, keys.seq, keys.attempts),
             (writer.fence, writer.name, writer.session, writer.attempt),
-            on=self._store.metrics,
         )
         match verdict:
             case "OPENED":
@@ -108,43 +111,29 @@ class MetricStore:
             InvalidField: the entry names another segment than the writer's, or other than the missing ones lost.
             RunDeleted, Unavailable.
         """
-        keys = run_keys(writer.project, writer.canonical_id)
-        verdict, rest = await self._store.run(
-            "append",
-            (
-                keys.partition.meta,
-                keys.run,
-                keys.attempts,
-                keys.log,
-                keys.seq,
-                keys.ckpt,
-                keys.ckptdoc,
-                keys.limits,
-                keys.gcra,
-                keys.partition.events,
-                keys.auto,
-                keys.partition.hot,
-            ),
-            (
-                writer.fence,
-                writer.name,
-                writer.session,
-                entry.seq,
-                entry.segment,
-                entry.kind.value,
-                entry.payload,
-                entry.points,
-                entry.step,
-                writer.canonical_id,
-                "1" if entry.barrier else "0",
-                *DEFAULT_ARGS,
-                LARGEST_POINTS,
-                LARGEST_BYTES,
-                writer.project,
-                writer.attempt or "",
-            ),
-            on=self._store.metrics,
+        keys = _append_keys(run_keys(writer.project, writer.canonical_id))
+        args = (
+            writer.fence,
+            writer.name,
+            writer.session,
+            entry.seq,
+            entry.segment,
+            entry.kind.value,
+            entry.payload,
+            entry.points,
+            entry.step,
+            writer.canonical_id,
+            "1" if entry.barrier else "0",
+            *DEFAULT_ARGS,
+            LARGEST_POINTS,
+            LARGEST_BYTES,
+            writer.project,
+            writer.attempt or "",
         )
+        verdict, rest = await self._store.run("append", keys, args, on=self._store.metrics)
+        if entry.kind in _MARKS and self._store.repeats_marks and verdict in ("APPENDED", "DUPLICATE"):
+            # Here it would hold up the points behind it until replicas have it. Its repetition is a write, too.
+            verdict, rest = await self._store.run("append", keys, args)
         match verdict:
             case "APPENDED" | "DUPLICATE":
                 return Appended(int(rest[0]))
@@ -178,6 +167,24 @@ class MetricStore:
             start = "(" + page[-1][0].decode()
             size = sum(len(entry.payload) for entry in entries) + 1
             count = max(1, min(_LARGEST_PAGE, _PAGE_BYTES * count // size))
+
+
+def _append_keys(keys: RunKeys) -> tuple[str, ...]:
+    partition = keys.partition
+    return (
+        partition.meta,
+        keys.run,
+        keys.attempts,
+        keys.log,
+        keys.seq,
+        keys.ckpt,
+        keys.ckptdoc,
+        keys.limits,
+        keys.gcra,
+        partition.events,
+        keys.auto,
+        partition.hot,
+    )
 
 
 def log_entry(entry_id: bytes, flat: list[bytes]) -> LogEntry | None:

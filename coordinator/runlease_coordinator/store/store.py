@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from secrets import token_hex
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from redis.asyncio.connection import ConnectionPool
 
@@ -40,15 +40,37 @@ class StoreClock:
         return self.now_us() + REQUEST_AGE_US
 
 
-class Store:
-    """Runs scripts; control calls, metrics and reads each have a connection, so none waits behind another's bulk."""
+Opening = Literal["new", "lost", "embedded"]
 
-    def __init__(self, url: str) -> None:
-        """Take a ``redis://``, ``rediss://`` or ``unix://`` URL; `start` connects."""
+
+class Terms(NamedTuple):
+    """What a store was opened for: the longest lease, in microseconds, and the replicas that its writes must reach."""
+
+    max_ttl_us: int
+    replicas: int
+
+
+class Store:
+    """Runs scripts; control calls, metrics and reads each have a connection, so none waits behind another's bulk.
+
+    Control calls are answered once ``replicas`` replicas have what they wrote; reads never wait for that.
+    """
+
+    def __init__(self, url: str, *, replicas: int = 0, replicates_metrics: bool = False) -> None:
+        """Take a ``redis://``, ``rediss://`` or ``unix://`` URL; `start` connects.
+
+        Args:
+            url: of the store.
+            replicas: how many of them a control write must reach before it is answered.
+            replicates_metrics: whether metrics must, too.
+        """
         pool = ConnectionPool.from_url(url, client_name="runlease-coordinator", protocol=2)
         self.clock = StoreClock()
-        self.control = StoreConnection(pool, "control")
-        self.metrics = StoreConnection(pool, "metrics")
+        self.replicas = replicas
+        #: Whether an entry of a log that matters as much as a lease must be repeated as a control call.
+        self.repeats_marks = replicas > 0 and not replicates_metrics
+        self.control = StoreConnection(pool, "control", replicas)
+        self.metrics = StoreConnection(pool, "metrics", replicas if replicates_metrics else 0)
         self.reads = StoreConnection(pool, "reads")
         self._scripts = scripts()
 
@@ -111,25 +133,29 @@ class Store:
         _, (key, run_id) = await self.run("resolve_auto", (partition.meta, partition.auto(project)), tuple(auto_keys))
         return key.decode(), run_id.decode()
 
-    async def bootstrap(self, *, max_ttl_us: int, quarantine: bool, take_over: bool) -> int:
-        """Open all partitions; returns how many were not open before.
+    async def bootstrap(
+        self, how: Opening, *, max_ttl_us: int | None, replicas: int | None, default_max_ttl_us: int = 0
+    ) -> tuple[int, int]:
+        """Open all partitions, or change what they were opened for; returns how many were opened, and changed.
 
         Args:
-            max_ttl_us: the longest lease that may exist.
-            quarantine: whether a loss of data starts one (an embedded store loses nothing acknowledged).
-            take_over: open partitions that exist already under the store's present incarnation.
+            how: what the store is.
+            max_ttl_us: the longest lease that may exist; None: as it is, ``default_max_ttl_us`` in a new one.
+            replicas: how many of them a control write must reach; None: as it is, 0 in a new one.
+            default_max_ttl_us: see ``max_ttl_us``.
         """
-        quarantine_us = max_ttl_us * 101 // 100 if quarantine else 0
-        args = (quarantine_us, max_ttl_us, SCHEMA_VERSION, "1" if take_over else "0")
+        given = ("" if value is None else value for value in (max_ttl_us, replicas))
+        args = (*given, default_max_ttl_us, SCHEMA_VERSION, how)
         verdicts = [
             (await self.run("bootstrap", (partition_keys(number).meta,), args))[0] for number in range(PARTITIONS)
         ]
-        return verdicts.count("OPENED")
+        return verdicts.count("OPENED"), verdicts.count("CHANGED")
 
-    async def is_open(self) -> bool:
-        """Return whether every partition was opened once."""
-        metas = [partition_keys(number).meta for number in range(PARTITIONS)]
-        return all([await self.control.call("EXISTS", meta) for meta in metas])
+    async def terms(self) -> set[Terms | None]:
+        """Return what the partitions were opened for (None: never): one value, if all is well."""
+        fields = ("max_ttl_us", "replicas")
+        metas = [await self.reads.call("HMGET", partition_keys(n).meta, *fields) for n in range(PARTITIONS)]
+        return {None if ttl is None else Terms(int(ttl), int(replicas or 0)) for ttl, replicas in metas}
 
     async def info(self, section: str) -> dict[str, str]:
         """Return one section of the store's INFO."""

@@ -1,10 +1,35 @@
 #!lua flags=allow-oom
--- Opens a partition: once on a new store, at each start on an embedded one.
+-- Opens a partition, or changes what it was opened for. A repetition writes, too, so that a WAIT behind it covers it.
 -- KEYS  1 meta
--- ARGV  1 quarantine after a loss (us)  2 max ttl (us)  3 schema version  4 '1' to take over an existing partition
--- Returns {'OPENED' | 'PRESENT', now}.
-if ARGV[4] ~= '1' and redis.call('EXISTS', KEYS[1]) == 1 then return {'PRESENT', text(now_us())} end
-local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
-redis.call('HSET', KEYS[1], 'incarnation', replid, 'quarantine_until_us', '0', 'quarantine_us', ARGV[1],
-  'max_ttl_us', ARGV[2], 'schema', ARGV[3])
-return {'OPENED', text(now_us())}
+-- ARGV  1 max ttl (us; '': as it is)  2 replicas that a control write must reach ('': as it is)
+--       3 max ttl of a new one (us), where nothing is given  4 schema version
+--       5 how: 'new'; 'lost': a new one in place of one that had data; 'embedded': taken over, nothing is ever lost
+-- Returns {'OPENED' | 'CHANGED' | 'PRESENT', now}.
+local function incarnation_now(replicas)
+  local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  return replicas == '0' and replid or replid .. ':' .. string.match(redis.call('INFO', 'stats'), 'sync_full:(%d+)')
+end
+
+local now, how = now_us(), ARGV[5]
+local meta = redis.call('HMGET', KEYS[1], 'incarnation', 'epoch', 'max_ttl_us', 'replicas', 'quarantine_us',
+  'quarantine_until_us')
+local incarnation, epoch, until_us = meta[1], tonumber(meta[2] or now), tonumber(meta[6] or 0)
+local was_max_ttl, was_replicas = meta[3] or ARGV[3], meta[4] or '0'
+local max_ttl = ARGV[1] ~= '' and ARGV[1] or was_max_ttl
+local replicas = ARGV[2] ~= '' and ARGV[2] or was_replicas
+-- Deadlines by the holders' clocks, which may run 1 % slower or faster, and what the store's may gain unseen. Once
+-- lowered, longer leases may still be out there: the longer quarantine stays.
+local quarantine_us = how == 'embedded' and 0 or math.max(max_ttl * 1.02 + 2000000, tonumber(meta[5] or 0))
+local verdict = 'PRESENT'
+if not incarnation or how == 'embedded' then
+  verdict, incarnation, until_us = 'OPENED', incarnation_now(replicas), how == 'lost' and now + quarantine_us or 0
+elseif replicas ~= was_replicas then
+  -- What reached fewer replicas until now may be lost as with a failover.
+  verdict, incarnation = 'CHANGED', incarnation_now(replicas)
+  epoch, until_us = math.max(epoch + 1, now), now + quarantine_us
+elseif max_ttl ~= was_max_ttl then
+  verdict = 'CHANGED'
+end
+redis.call('HSET', KEYS[1], 'incarnation', incarnation, 'epoch', text(epoch), 'max_ttl_us', max_ttl,
+  'replicas', replicas, 'quarantine_us', text(quarantine_us), 'quarantine_until_us', text(until_us), 'schema', ARGV[4])
+return {verdict, text(now)}
