@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from runlease_coordinator.store.server_binary import find_server
 
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.nodes import Node
 from tests.support.puppet import Puppet
 
 _NUMBERS = itertools.count()
@@ -63,6 +65,22 @@ def start_coordinator() -> Iterator[Callable[..., CoordinatorProcess]]:
     yield start
     for process in started:
         process.close()
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def nodes(request: pytest.FixtureRequest) -> Iterator[list[Node]]:
+    """A primary and two replicas in step."""
+    binary = request.getfixturevalue("redis_binary") if request.param == "redis" else str(find_server().path)
+    started: list[Node] = []
+    try:
+        for _ in range(3):
+            started.append(Node(binary=binary))
+        for replica in started[1:]:
+            replica.follow(started[0])
+        yield started
+    finally:
+        for node in started:
+            node.close()
 
 
 @pytest.fixture

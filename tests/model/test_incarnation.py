@@ -2,28 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-from runlease_coordinator.store.server_binary import find_server
-
 from tests.support.nodes import Node
-
-
-@pytest.fixture(params=["valkey", "redis"])
-def nodes(request: pytest.FixtureRequest) -> Iterator[list[Node]]:
-    """A primary and two replicas in step."""
-    binary = request.getfixturevalue("redis_binary") if request.param == "redis" else str(find_server().path)
-    started: list[Node] = []
-    try:
-        for _ in range(3):
-            started.append(Node(binary=binary))
-        for replica in started[1:]:
-            replica.follow(started[0])
-        yield started
-    finally:
-        for node in started:
-            node.close()
 
 
 def test_a_promotion_changes_the_replid_also_of_a_server_that_comes_back(nodes: list[Node]) -> None:

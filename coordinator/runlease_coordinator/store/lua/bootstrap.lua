@@ -13,7 +13,7 @@ end
 local now, how = now_us(), ARGV[5]
 local meta = redis.call('HMGET', KEYS[1], 'incarnation', 'epoch', 'max_ttl_us', 'replicas', 'quarantine_us',
   'quarantine_until_us')
-local incarnation, epoch, until_us = meta[1], tonumber(meta[2] or now), tonumber(meta[6] or 0)
+local incarnation, epoch, until_us = meta[1], tonumber(meta[2] or meta[1] and 0 or now), tonumber(meta[6] or 0)
 local was_max_ttl, was_replicas = meta[3] or ARGV[3], meta[4] or '0'
 local max_ttl = ARGV[1] ~= '' and ARGV[1] or was_max_ttl
 local replicas = ARGV[2] ~= '' and ARGV[2] or was_replicas
