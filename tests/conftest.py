@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from runlease_coordinator.store.server_binary import find_server
 
+from tests.support.clock import WallClock, find_faketime
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.nodes import Node
 from tests.support.puppet import Puppet
@@ -31,6 +32,19 @@ def _redis_server() -> str:
             pytest.fail("redis-server is missing: .ci/run installs it")
         pytest.skip("redis-server is not installed")
     return binary
+
+
+@pytest.fixture
+def wall_clock() -> Iterator[WallClock]:
+    """A clock for a Valkey server, to be stepped; without libfaketime the test is skipped at home and fails in CI."""
+    library = find_faketime()
+    if library is None:
+        if os.environ.get("CI"):
+            pytest.fail("libfaketime is missing: .ci/run installs it")
+        pytest.skip("libfaketime is not installed")
+    clock = WallClock(library)
+    yield clock
+    clock.close()
 
 
 def _start(kind: str, *flags: str) -> CoordinatorProcess:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from tests.support.clock import WallClock
 from tests.support.proxy import Proxy
 from tests.support.redis import RedisServer, free_port
 from tests.support.wait import until
@@ -13,9 +14,9 @@ from tests.support.wait import until
 class Node(RedisServer):
     """A data node on a loopback port."""
 
-    def __init__(self, *options: str, binary: str, port: int = 0) -> None:
+    def __init__(self, *options: str, binary: str, port: int = 0, clock: WallClock | None = None) -> None:
         # A replica that is to be in step is so at once, not after 5 s; a full sync is what the tests ask for.
-        super().__init__("repl-diskless-sync-delay 0", *options, binary=binary, port=port or free_port())
+        super().__init__("repl-diskless-sync-delay 0", *options, binary=binary, port=port or free_port(), clock=clock)
 
     @property
     def tcp_url(self) -> str:

@@ -1,4 +1,7 @@
-"""A TCP proxy on loopback, in a thread of the test: replies that are lost, directions that stall, connections cut."""
+"""A TCP proxy on loopback, in a thread of the test: replies that are lost, directions that stall, connections cut.
+
+It stands before a coordinator, or between a coordinator and its store.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import contextlib
 import threading
 
 TO_SERVER, TO_CLIENT = "to server", "to client"
+#: How often a direction that drips gets its next bytes, in seconds.
+_DRIP_EVERY_S = 0.01
 
 
 class Proxy:
@@ -22,6 +27,8 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._refuses = False
         self._delay_s = {TO_SERVER: 0.0, TO_CLIENT: 0.0}
+        self._drip: dict[str, int] = {}
+        self._replies_to_cut_at = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -51,11 +58,22 @@ class Proxy:
             while data := await reader.read(1 << 16):
                 await asyncio.sleep(self._delay_s[way])
                 await self._flowing[way].wait()
+                if way == TO_CLIENT and self._replies_to_cut_at:
+                    self._replies_to_cut_at -= 1
+                    writer.transport.abort()  # the other direction ends at its next read or write
+                    break
                 if way not in self._dropping:
-                    writer.write(data)
-                    await writer.drain()
+                    await self._write(writer, data, way)
         writer.close()
         self._links.discard(writer)
+
+    async def _write(self, writer: asyncio.StreamWriter, data: bytes, way: str) -> None:
+        piece = self._drip.get(way, len(data))
+        for start in range(0, len(data), piece):
+            writer.write(data[start : start + piece])
+            await writer.drain()
+            if piece < len(data):
+                await asyncio.sleep(_DRIP_EVERY_S)
 
     def _do(self, action: object, *args: object) -> None:
         """Do something in the proxy's thread, and return once it is done."""
@@ -80,6 +98,14 @@ class Proxy:
         """Hold all bytes that go this way for a while, until the next `cut`."""
         self._do(self._delay_s.__setitem__, way, seconds)
 
+    def drip(self, way: str, bytes_per_s: int) -> None:
+        """Let bytes that go this way through slowly, a few at a time, until the next `cut`."""
+        self._do(self._drip.__setitem__, way, max(1, int(bytes_per_s * _DRIP_EVERY_S)))
+
+    def cut_at_reply(self, replies: int = 1) -> None:
+        """Reset a connection when the server answers: what was asked has been done, and nobody is told."""
+        self._do(setattr, self, "_replies_to_cut_at", replies)
+
     def flow(self, way: str) -> None:
         """Let held bytes go on."""
         self._do(self._flowing[way].set)
@@ -91,6 +117,8 @@ class Proxy:
     def _cut(self, for_good: bool) -> None:
         self._refuses = for_good
         self._dropping.clear()
+        self._drip.clear()
+        self._replies_to_cut_at = 0
         self._delay_s = dict.fromkeys(self._delay_s, 0.0)
         for task in self._tasks:
             task.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ from typing import Any
 
 import redis
 
+from tests.support.clock import WallClock
 from tests.support.wait import until
 
 
@@ -33,7 +35,14 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
 class RedisServer:
     """One server process; `options` are lines of its configuration, `flags` follow it on the command line."""
 
-    def __init__(self, *options: str, binary: str, port: int = 0, flags: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *options: str,
+        binary: str,
+        port: int = 0,
+        flags: tuple[str, ...] = (),
+        clock: WallClock | None = None,
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="rlr-", dir="/tmp"))
         self.socket = self.directory / "s"
         self.port = port
@@ -42,11 +51,12 @@ class RedisServer:
         own = ("bind 127.0.0.1 -::1", f"port {port}", f"unixsocket {self.socket}", f"dir {self.directory}", 'save ""')
         configuration.write_text("\n".join((*own, *options)) + "\n")
         self._command = [binary, str(configuration), *flags]
+        self._environment = os.environ | (clock.environment if clock else {})
         self.start()
 
     def start(self) -> None:
         """Start it; again after `kill`, with the data that its configuration kept."""
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, env=self._environment)
         self.frozen = False
         until(self._answers, timeout_s=20)
 
