@@ -1,0 +1,215 @@
+"""The invariants of what was logged: fencing, points once and in order, attempts and the audit log, rate limits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tests.faults.history.final import FinalRun, LoggedPoint
+from tests.faults.history.leases import Violation, granted
+from tests.faults.history.records import NEVER, Entry, History, Record
+from tests.faults.history.register import Rules
+
+_GRANTS = ("granted", "created")
+
+
+def fencing(history: History, rules: Rules) -> Iterator[Violation]:
+    """I3: what is sent under a fence when a newer one is known to be granted is not accepted."""
+    newer: dict[str, list[tuple[float, int, str]]] = defaultdict(list)
+    for call in granted(history.calls):
+        newer[call.run].append((call.ended, call.fence, str(call)))
+    for call in history.calls:
+        # A forced break that the store loses leaves its holder where it was: no promise (tests/model/README.md).
+        if call.method == "break" and call.result == "ok" and call.asked["force"] and not rules.lossy:
+            newer[call.run].append((call.ended, int(call.answer["fence"]), str(call)))
+    for stream in history.streams:
+        for entry in stream.entries.values():
+            for known, fence, line in newer[stream.run]:
+                if fence > stream.fence and known < entry.sent and entry.acked < NEVER:
+                    what = f"{stream.process} sent entry {entry.seq} at {entry.sent:.3f} under fence {stream.fence}"
+                    yield Violation("I3", f"{what}: accepted at {entry.acked:.3f}", (line,))
+                    return
+
+
+def attempts(history: History, final: Mapping[str, FinalRun], rules: Rules) -> Iterator[Violation]:
+    """I6: attempts are the delivered grants, numbered and under rising fences, and the audit log tells the same."""
+    asked = {(call.run, call.asked["nonce"]) for call in history.calls if call.method == "acquire"}
+    for run, state in final.items():
+        fences = state.fences
+        listed = [fences[number] for number in sorted(fences)]
+        if sorted(fences) != list(range(1, len(fences) + 1)):
+            yield Violation("I6", f"the attempts of {run} are {sorted(fences)}")
+        if listed != sorted(set(listed)):
+            yield Violation("I2", f"the fences of {run}'s attempts do not rise: {listed}")
+        nonces = {name.removeprefix("nonce.") for name in state.attempts if name.startswith("nonce.")}
+        for nonce in sorted(nonce for nonce in nonces if (run, nonce) not in asked):
+            yield Violation("I6", f"{run} was granted to nonce {nonce}, which nobody asked with")
+        if rules.lossy:
+            continue
+        for call in granted(history.calls):
+            if call.run == run and not call.asked["sync"] and call.fence not in listed:
+                yield Violation("I6", f"a grant of {run} is no attempt", (str(call),))
+        told = [event.fence for event in state.events if event.kind in _GRANTS]
+        back = {event.fence for event in state.events if event.kind == "given-back"}
+        kept = [fence for fence in told if fence not in back or fence in listed]
+        if kept != listed:
+            yield Violation("I6", f"the audit log of {run} grants {kept}, its attempts are {listed}")
+
+
+@dataclass(slots=True)
+class Life:
+    """One attempt of one process: what it logged and what it was told became of it."""
+
+    process: str
+    run: str
+    fence: int
+    writer: str
+    number: int
+    logged: list[tuple[str, int, float]] = field(default_factory=list)
+    """(key, step, value) of each point, in order; each value only once in all of a history."""
+    commits: list[tuple[int, int]] = field(default_factory=list)
+    """(points logged before it, step)."""
+    told: Record = field(default_factory=dict)
+    """The last `run.stats()`."""
+    durable: list[int] = field(default_factory=list)
+    """Steps of the commits that were told durable."""
+    journaled: bool = False
+    """Whether all that `log` returned for is on disk, and was synced in the end."""
+    ended: bool = False
+    """Whether the process itself ended this life, and so told all that it knew."""
+
+
+def lives(history: History) -> Iterator[Life]:
+    """Yield all attempts that a process logged in."""
+    for process, records in history.lives.items():
+        life: Life | None = None
+        for record in records:
+            if record["e"] == "life":
+                if life:
+                    yield life
+                facts = (record["run"], record["fence"], record["writer"], record["number"])
+                life = Life(process, *facts, journaled=record["journaled"])
+            elif life:
+                _live(life, record)
+        if life:
+            yield life
+
+
+def _live(life: Life, record: Record) -> None:
+    match record["e"]:
+        case "log":
+            life.logged += [(key, record["step"], value) for key, value in record["row"].items()]
+        case "commit":
+            life.commits.append((len(life.logged), record["step"]))
+        case "told":
+            life.told = record
+            life.durable += record.get("durable", [])
+        case "end":
+            life.ended = True
+
+
+@dataclass(slots=True)
+class Account:
+    """What became of all points."""
+
+    logged: int = 0
+    found: int = 0
+    acknowledged: int = 0
+    declared_lost: int = 0
+    #: Acknowledged, lost by the store, and of a process that was killed before it could send or declare them.
+    died_with_client: int = 0
+    lost: int = 0
+    doubled: int = 0
+
+
+def points(history: History, final: Mapping[str, FinalRun], rules: Rules, account: Account) -> Iterator[Violation]:
+    """I7: each acknowledged point is there once, in the order logged, or was declared lost; nothing else is there."""
+    there: dict[tuple[str, int, str], list[LoggedPoint]] = defaultdict(list)
+    for run, state in final.items():
+        for point in state.points:
+            there[run, point.fence, point.writer].append(point)
+    for life in lives(history):
+        yield from _life_points(life, there.pop((life.run, life.fence, life.writer), []), rules, account)
+    for (run, fence, writer), found in there.items():
+        yield Violation("I7", f"{len(found)} points of {writer} in {run} under fence {fence} were logged by nobody")
+
+
+def _life_points(life: Life, found: Sequence[LoggedPoint], rules: Rules, account: Account) -> Iterator[Violation]:
+    where = f"{life.run}, {life.writer} of {life.process} (fence {life.fence})"
+    places = {point: number for number, point in enumerate(life.logged)}
+    acknowledged, declared = int(life.told.get("acknowledged", 0)), int(life.told.get("lost", 0))
+    account.logged += len(life.logged)
+    account.found += len(found)
+    account.acknowledged += acknowledged
+    account.declared_lost += declared
+    seen = [places.get((point.key, point.step, point.value)) for point in found]
+    if None in seen:
+        point = found[seen.index(None)]
+        yield Violation("I7", f"{where}: step {point.step} = {point.value} was never logged")
+        return
+    numbers = [number for number in seen if number is not None]
+    if len(set(numbers)) < len(numbers):
+        account.doubled += len(numbers) - len(set(numbers))
+        yield Violation("I7", f"{where}: {len(numbers) - len(set(numbers))} points are there twice")
+    elif numbers != sorted(numbers):
+        yield Violation("I7", f"{where}: points are not in the order logged")
+    # Entries are acknowledged in order, so it is the first ones that were; those declared lost are among them.
+    rejected = int(life.told.get("rejected", 0)) + int(life.told.get("dropped", 0))
+    due = len(life.logged) - rejected if life.journaled else acknowledged + declared
+    missing = sorted(set(range(min(due, len(life.logged)))) - set(numbers))
+    excess = len(missing) - declared
+    if excess <= 0:
+        yield from _commits(life, where, missing, declared)
+    elif rules.lossy and not life.ended:
+        account.died_with_client += excess
+    else:
+        account.lost += excess
+        first = life.logged[missing[0]]
+        counts = f"{len(life.logged)} logged, {acknowledged} acknowledged, {declared} declared lost"
+        yield Violation("I7", f"{where}: {excess} points are lost, the first at step {first[1]} ({counts})")
+
+
+def _commits(life: Life, where: str, missing: Sequence[int], declared: int) -> Iterator[Violation]:
+    for before, step in life.commits:
+        gone = sum(number < before for number in missing)
+        if step in life.durable and gone > declared:
+            yield Violation("I7", f"{where}: checkpoint {step} is durable, {gone} points before it are not there")
+
+
+def checkpoints(history: History, final: Mapping[str, FinalRun], rules: Rules) -> Iterator[Violation]:
+    """I7: a checkpoint that was told durable is there, with all points that were logged before it."""
+    for life in lives(history):
+        kept = set(final.get(life.run, FinalRun()).commits)
+        for step in life.durable:
+            if (life.fence, step) not in kept and not (rules.lossy and not life.ended):
+                yield Violation("I7", f"checkpoint {step} of {life.process} in {life.run} (fence {life.fence}) is lost")
+
+
+def admission(history: History) -> Iterator[Violation]:
+    """I13: of a key no more is admitted than burst + rate x time and one batch, over all coordinators.
+
+    Entries that a commit waits behind are let through and paid for later: they are not counted here.
+    """
+    for record in history.of_runner("limit"):
+        entries = [
+            entry
+            for stream in history.streams
+            if stream.run == record["run"]
+            for entry in stream.entries.values()
+            if entry.points and not entry.barrier and record["began"] <= entry.sent and entry.acked <= record["ended"]
+        ]
+        entries.sort(key=lambda entry: entry.acked)
+        for first in sorted({entry.sent for entry in entries}):
+            yield from _admitted([entry for entry in entries if entry.sent >= first], first, record)
+
+
+def _admitted(entries: Sequence[Entry], first: float, record: Record) -> Iterator[Violation]:
+    total, largest = 0, max((entry.points for entry in entries), default=0)
+    for entry in entries:
+        total += entry.points
+        bound = record["points"] * (entry.acked - first + record["burst_s"]) + largest
+        if total > bound:
+            length = entry.acked - first
+            yield Violation("I13", f"{record['run']}: {total} points in {length:.3f} s, {bound:.0f} at most")
+            return

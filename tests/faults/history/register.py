@@ -1,0 +1,216 @@
+"""The lease of one run as a register, and whether what clients saw of it is linearizable.
+
+The search is that of Wing and Gong with Lowe's memory: of the calls that may be next, take one, go on; never come
+twice to the same (calls taken, state). A call without an answer may take effect at any later moment, or never.
+
+Time enters in one place: a lease does not expire before ``until``, which a client knows from the moment before it asked
+and what the store said remained. So a grant beside a lease that nobody ended is wrong where its answer came earlier.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from tests.faults.history.records import NEVER, Call
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Something that happened to the register at one moment between ``began`` and ``ended``."""
+
+    kind: str
+    """``grant``, ``renew``, ``release``, ``revoke``, ``break``, or ``see``: a fence that was told to be the run's."""
+    fence: int
+    began: float
+    ended: float
+    call: str = ""
+    until: float = -NEVER
+    """Of a grant or renewal: the lease does not expire before."""
+    next_fence: int = 0
+    """Of a break: the fence behind it; 0: not known."""
+    proves: frozenset[int] = frozenset()
+    """Of a grant: fences whose holders the caller saw dead."""
+    certain: bool = True
+    """Whether it took effect."""
+
+
+class State(NamedTuple):
+    """The register: whose fence, whether it was ended or revoked, and when it is free at the earliest."""
+
+    fence: int = 0
+    ended: bool = True
+    revoked: bool = False
+    free_at: float = -NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the store promises."""
+
+    lock_delay_s: float = 0.0
+    lossy: bool = False
+    """The store may lose what it acknowledged: then a release, revocation or break may be undone, and an older record
+    be shown. That newer fences win and leases run out first holds all the same."""
+    clock_slack_s: float = 0.0
+    """Seconds by which the store's clock may have been set forward, in all."""
+
+
+def apply(state: State, op: Operation, rules: Rules) -> State | None:
+    """Return the state behind an operation, None where it cannot have had its result in this state."""
+    match op.kind:
+        case "grant":
+            free = state.ended or op.ended >= state.free_at - rules.clock_slack_s or state.fence in op.proves
+            delay = 0.0 if rules.lossy else rules.lock_delay_s
+            return State(op.fence, False, False, op.until + delay) if op.fence > state.fence and free else None
+        case "see":
+            return state if rules.lossy or op.fence == state.fence else None
+    if op.fence != state.fence:
+        return None
+    match op.kind:
+        case "renew":
+            if (state.ended or state.revoked) and not rules.lossy:
+                return None
+            delay = 0.0 if rules.lossy else rules.lock_delay_s
+            return State(state.fence, False, False, max(state.free_at, op.until + delay))
+        case "release":
+            return State(state.fence, True)
+        case "revoke":
+            return state._replace(revoked=True)
+        case "break":
+            return State(state.fence if rules.lossy else op.next_fence or state.fence + 1, True)
+    raise ValueError(op.kind)
+
+
+def is_linearizable(operations: Iterable[Operation], rules: Rules) -> bool:
+    """Tell whether there is an order of the operations, within their times, in which each can have its result."""
+    # Of what is not certain, what only narrows what may follow had better not have happened.
+    ops = [op for op in operations if op.certain or op.kind in ("grant", "release", "break")]
+    ops.sort(key=lambda op: op.began)
+    doubts = [(1 << number, op) for number, op in enumerate(ops) if not op.certain]
+    needed = sum(1 << number for number, op in enumerate(ops) if op.certain)
+    seen: set[tuple[int, State]] = set()
+    todo = [(0, State())]
+    while todo:
+        taken, state = todo.pop()
+        if taken & needed == needed:
+            return True
+        # What ended first must come before whatever began later.
+        first_end = min(op.ended for number, op in enumerate(ops) if op.certain and not taken >> number & 1)
+        for number in range(_first_free(taken), len(ops)):
+            op = ops[number]
+            if op.began > first_end:
+                break
+            if taken >> number & 1 or (after := apply(state, op, rules)) is None:
+                continue
+            found = (taken | 1 << number | sum(bit for bit, doubt in doubts if _is_past(doubt, after)), after)
+            if found not in seen:
+                seen.add(found)
+                todo.append(found)
+    return False
+
+
+def _is_past(op: Operation, state: State) -> bool:
+    """Tell whether an operation cannot change anything any more: then it does not matter whether it is taken."""
+    return op.fence < state.fence or (op.fence == state.fence and (op.kind == "grant" or state.ended))
+
+
+def _first_free(taken: int) -> int:
+    return (~taken & (taken + 1)).bit_length() - 1
+
+
+def shrink(operations: Iterable[Operation], rules: Rules) -> list[Operation]:
+    """Return the fewest results that cannot all be, in their order: of the others it does not matter whether they were.
+
+    What is left out still may have happened (else the lack of a release would make a right grant look wrong).
+    """
+    ops = sorted(operations, key=lambda op: op.began)
+    ends = sorted(op.ended for op in ops if op.certain)
+    first = bisect_left(ends, True, key=lambda end: not is_linearizable(_until(ops, end), rules))
+    ops = _until(ops, ends[first])
+    for number, op in enumerate(ops):
+        doubted = [*ops[:number], _doubt(op), *ops[number + 1 :]]
+        if op.certain and not is_linearizable(doubted, rules):
+            ops = doubted
+    return [op for op in ops if op.certain]
+
+
+def _until(ops: Iterable[Operation], end: float) -> list[Operation]:
+    """Return what was known at a moment."""
+    return [op if op.ended <= end else _doubt(op) for op in ops if op.began <= end]
+
+
+def _doubt(op: Operation) -> Operation:
+    return replace(op, ended=NEVER, until=-NEVER, certain=False)
+
+
+def operations_of(calls: Iterable[Call], fences: Callable[[str], int]) -> list[Operation]:
+    """Return what a run's calls did or may have done to its register.
+
+    Args:
+        calls: of one run.
+        fences: the fence that a nonce was granted by what the store tells in the end, 0 where it knows none.
+    """
+    calls = list(calls)
+    found = _grants(calls, fences)
+    for method, kind in (("release", "release"), ("break", "break")):
+        named: dict[tuple[int, bool], list[Call]] = {}
+        for call in calls:
+            if call.method == method and call.result != "refused":
+                named.setdefault((call.fence, bool(call.asked.get("force"))), []).append(call)
+        for (fence, force), group in named.items():
+            found.append(_once(kind if kind == "release" or force else "revoke", fence, group))
+    for call in calls:
+        if call.method == "renew" and call.result == "ok":
+            until = call.began + call.answer["remaining"]
+            found.append(Operation("renew", call.fence, call.began, call.ended, str(call), until))
+    known = {op.fence for op in found} | {op.next_fence for op in found}
+    found += [op for op in _sights(calls) if op.fence in known]
+    return found
+
+
+def _grants(calls: list[Call], fences: Callable[[str], int]) -> list[Operation]:
+    nonces: dict[str, list[Call]] = {}
+    for call in calls:
+        if call.method == "acquire":
+            nonces.setdefault(call.asked["nonce"], []).append(call)
+    found = []
+    for nonce, group in nonces.items():
+        began = min(call.began for call in group)
+        proves = frozenset(int(call.asked["proof"]) for call in group if call.asked.get("proof"))
+        for call in group:
+            if call.result == "ok" and not call.answer["member"]:
+                until = call.began + call.answer["remaining"]
+                found.append(Operation("grant", call.fence, began, call.ended, str(call), until, proves=proves))
+                break
+        else:
+            if any(call.result != "ok" for call in group) and (fence := fences(nonce)):
+                lost = f"grant of {fence} to {group[0].process}, whose answer was lost"
+                found.append(Operation("grant", fence, began, NEVER, lost, proves=proves, certain=False))
+    return found
+
+
+def _once(kind: str, fence: int, group: list[Call]) -> Operation:
+    """Return a call and its repetitions, by whomever, as the one operation that they are."""
+    answered = [call for call in group if call.result == "ok"]
+    first = min(answered, key=lambda call: call.ended, default=group[0])
+    began = min(call.began for call in group)
+    next_fence = int(first.answer.get("fence", 0)) if kind == "break" else 0
+    certain = bool(answered)
+    ended = first.ended if certain else NEVER
+    return Operation(kind, fence, began, ended, str(first), next_fence=next_fence, certain=certain)
+
+
+def _sights(calls: list[Call]) -> Iterable[Operation]:
+    for call in calls:
+        told = 0
+        if call.result == "ok" and call.method == "acquire" and call.answer["member"]:
+            told = call.fence
+        elif call.result == "refused" and call.answer.get("kind") == "LeaseHeld":
+            told = int(call.answer.get("fence", 0))
+        elif call.result == "refused" and call.answer.get("kind") == "StaleFence":
+            told = int(call.answer.get("current_fence", 0))
+        if told:
+            yield Operation("see", told, call.began, call.ended, str(call))
