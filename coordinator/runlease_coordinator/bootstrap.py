@@ -80,7 +80,6 @@ class Coordinator:
         self._health = HealthServicer()
         self._metric_service: MetricService | None = None
         self._run_service: RunService | None = None
-        self._store_url = ""
         self._wakeups: Wakeups | None = None
         self._leases: LeaseStore | None = None
         self._objects: Objects | None = None
@@ -138,7 +137,6 @@ class Coordinator:
             await self._embedded.start()
             self._tasks.append(asyncio.create_task(self._embedded.watch(_restarted), name="embedded-store"))
             url = self._embedded.url
-        self._store_url = url
         self._store = store = await connect(
             url, replicas=settings.replicas, replicates_metrics=settings.durability == "replicated"
         )
@@ -151,7 +149,7 @@ class Coordinator:
 
     async def _serve(self, store: Store) -> None:
         settings = self.settings
-        self._wakeups = Wakeups(self._store_url)
+        self._wakeups = Wakeups(store.place)
         self._wakeups.start()
         self._leases = leases = LeaseStore(store, self._wakeups, int(settings.lock_delay_s * 1e6))
         events, tickets = EventStore(store, self._wakeups), Tickets(await store.shared_secret())
@@ -223,7 +221,10 @@ async def connect(url: str, *, replicas: int = 0, replicates_metrics: bool = Fal
     Raises:
         StartupError: unreachable, too old, a cluster, or evicting; the message holds the remedy.
     """
-    store = Store(url, replicas=replicas, replicates_metrics=replicates_metrics)
+    try:
+        store = Store(url, replicas=replicas, replicates_metrics=replicates_metrics)
+    except (TypeError, ValueError) as error:
+        raise StartupError(f"--store {redact_url(url)}: an option cannot be used: {error}") from None
     try:
         await store.start()
         await _check_store(store, url)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from runlease_coordinator.storeurl import StoreUrl
+
 #: Bytes of a Unix socket's path without the closing NUL: `sun_path` is 108 on Linux, 104 on macOS and BSD.
 MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 
@@ -25,7 +27,10 @@ DURABILITIES = ("local", "replicated")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 
-_STORE_REMEDY = "give --store embedded, redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
+_STORE_REMEDY = (
+    "give --store embedded, redis://HOST:PORT, rediss://HOST:PORT, unix:///PATH, "
+    "redis+sentinel://HOST:PORT[,HOST:PORT...]/SERVICE or redis+cluster://HOST:PORT[,HOST:PORT...]"
+)
 
 
 class StartupError(RuntimeError):
@@ -55,7 +60,7 @@ class Settings:
     """Address of the gRPC server: `HOST:PORT` (port 0 takes a free one) or `unix:/PATH`."""
 
     store: str = field(default="embedded", repr=False)
-    """`embedded`, or a `redis://`, `rediss://` or `unix://` URL. Not in the repr: it may hold a password."""
+    """`embedded`, or the URL of a server, of Sentinels or of a cluster. Not in the repr: it may hold a password."""
 
     data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
     """Directory of the embedded store; one coordinator at a time."""
@@ -279,6 +284,16 @@ def _check_store(store: str) -> None:
         return
     origin = f"--store {redact_url(store)}"
     try:
+        several = StoreUrl.parse(store)
+    except ValueError as error:
+        raise StartupError(f"{origin}: {error}") from None
+    plain = [several.node(*address) for address in several.servers] if several else [store]
+    for one in plain:
+        _check_server(one, origin)
+
+
+def _check_server(store: str, origin: str) -> None:
+    try:
         url = urlsplit(store)
         port = url.port  # parsed on access: a bad one raises here
     except ValueError:
@@ -289,8 +304,6 @@ def _check_store(store: str) -> None:
         ) from None
     if url.fragment:
         raise StartupError(f"{origin}: a store has no part after '#'; in a password, write it as %23")
-    if url.scheme in ("redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster"):
-        raise StartupError(f"{origin}: {url.scheme} is not supported yet by this version: {_STORE_REMEDY}")
     if url.scheme == "unix":
         _check_socket_path(unquote(url.path), origin)
     elif url.scheme in ("redis", "rediss"):

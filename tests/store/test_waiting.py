@@ -29,7 +29,7 @@ LONG = Patience(20_000_000, last=False)
 def coordinators(live: LiveStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[LeaseStore]]:
     """Two coordinators on one store, whose waiters look again only when they are woken or the lease can be free."""
     monkeypatch.setattr(lease_module, "_REFRESH_S", NEVER_S)
-    wakeups = [Wakeups(live.embedded.url) for _ in range(2)]
+    wakeups = [Wakeups(live.store.place) for _ in range(2)]
 
     async def start() -> None:
         for one in wakeups:
@@ -131,7 +131,7 @@ def test_a_lost_message_costs_a_refresh_and_no_more(
     live: LiveStore, project: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease_module, "_REFRESH_S", 0.02)
-    deaf = LeaseStore(live.store, Wakeups(live.embedded.url), 0)
+    deaf = LeaseStore(live.store, Wakeups(live.store.place), 0)
     fence = live.acquire(project).fence
     waiters = [waits(live, deaf, project, f"n{number}") for number in range(3)]
     for waiter in waiters:

@@ -71,7 +71,7 @@ class LiveStore:
         except BaseException:
             self.close()
             raise
-        self.wakeups = Wakeups(self.embedded.url)
+        self.wakeups = Wakeups(self.store.place)
         self._loop.call_soon_threadsafe(self.wakeups.start)
         self.leases = LeaseStore(self.store, self.wakeups, lock_delay_us)
         self.runs = RunStore(self.store)

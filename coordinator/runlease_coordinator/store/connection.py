@@ -12,21 +12,14 @@ import contextlib
 import logging
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import (
-    AuthenticationError,
-    NoScriptError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import (
-    ConnectionError as RedisConnectionError,
-)
-from redis.exceptions import (
-    TimeoutError as RedisTimeoutError,
-)
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from runlease_coordinator.domain.errors import Unavailable
+from runlease_coordinator.store.places import AWAY, Place, command
+from runlease_coordinator.store.refusals import refusal_of, unavailable
 from runlease_coordinator.store.scripts import Script, scripts
 from runlease_coordinator.store.wire import NotReplicated, Wire
 
@@ -35,31 +28,25 @@ log = logging.getLogger(__name__)
 #: How long an answer may take before the connection counts as dead: far above a slow fsync, below a renewal's period.
 ANSWER_TIMEOUT_S = 4.0
 _BACKOFF_S = (0.02, 1.0)
-#: What a store's refusal begins with, where it refuses for a state that passes: reason, what to do, when to come again.
-_STATES = {
-    "OOM": ("OUT_OF_MEMORY", "is out of memory, raise its maxmemory", 2000),
-    "MISCONF": ("STORE_UNAVAILABLE", "cannot write to its disk, make room or mend what its log says", 2000),
-    "READONLY": ("STORE_UNAVAILABLE", "is a replica, name its primary with --store", 1000),
-    "NOREPLICAS": ("STORE_UNAVAILABLE", "has fewer replicas than its min-replicas-to-write", 1000),
-    "MASTERDOWN": ("STORE_UNAVAILABLE", "is a replica without a primary", 1000),
-    "LOADING": ("STORE_UNAVAILABLE", "is loading its data", 500),
-    "BUSY": ("STORE_UNAVAILABLE", "is busy with another script", 500),
-}
-_NOT_CONNECTED = (OSError, RedisConnectionError, RedisTimeoutError, asyncio.TimeoutError, EOFError)
+#: How long until it is asked whether another server is the primary by now.
+_OVERDUE_S = 1.0
+#: What no second try makes right.
+_FINAL = (AuthenticationError, NoPermissionError)
 
 
 class StoreConnection:
     """One pipelined connection; calls are answered in the order in which they were made."""
 
-    def __init__(self, pool: ConnectionPool, name: str, replicas: int = 0) -> None:
-        """Take the pool that makes connections, a name for logs, and how many replicas its scripts' writes reach."""
-        self._pool = pool
+    def __init__(self, place: Place, name: str, replicas: int = 0) -> None:
+        """Take the place that it goes to, a name for logs, and how many replicas its scripts' writes reach."""
+        self._place = place
         self._name = name
         self._replicas = replicas
         self._wire: Wire | None = None
         self._connected = asyncio.Event()
         #: Set once the first attempt has come to an end that is worth telling.
         self._settled = asyncio.Event()
+        self._doubt = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._why_not = "not connected yet"
 
@@ -99,14 +86,16 @@ class StoreConnection:
         try:
             return await wire.send(command, replicas)
         except NotReplicated as error:
+            self.doubt()
             message = f"the store has not replicated this ({error}): repeat it; if it stays so, check the replicas"
             raise Unavailable("NOT_REPLICATED", message, 200) from error
         except ResponseError as error:
-            state = _STATES.get(str(error).partition(" ")[0])
-            if state is None:
+            refusal = refusal_of(error)
+            if refusal is None:
                 raise
-            reason, words, retry_after_ms = state
-            raise Unavailable(reason, f"the store {words}: {error}", retry_after_ms) from error
+            if refusal.doubt:
+                self.doubt()
+            raise unavailable(refusal, error) from error
 
     async def run(self, script: Script, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
         """Run a script and return its answer, once the connection's replicas have it; same errors as `call`."""
@@ -115,48 +104,68 @@ class StoreConnection:
         except NoScriptError:  # somebody flushed the script cache; EVAL fills it again
             return await self.call("EVAL", script.source, len(keys), *keys, *args, replicas=self._replicas)
 
+    def doubt(self) -> None:
+        """Have the place looked at again: what the store answers is not what its primary would."""
+        self._doubt.set()
+
     def _away(self) -> Unavailable:
         return Unavailable("STORE_UNAVAILABLE", f"the store is away: {self._why_not}")
 
     async def _run(self) -> None:
         backoff = _BACKOFF_S[0]
         while True:
-            connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+            connection: AbstractConnection | None = None
             try:
-                self._wire = wire = await self._open(connection)
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    connection = await self._place.connect()
+                    self._wire = wire = await _open(connection)
                 self._connected.set()
                 self._settled.set()
                 backoff = _BACKOFF_S[0]
-                raise await self._end_of(wire)
-            except (*_NOT_CONNECTED, RedisError) as error:
-                if self._wire is not None or isinstance(error, AuthenticationError):
+                raise await self._end_of(wire, connection)
+            except AWAY as error:
+                if self._wire is not None or isinstance(error, _FINAL):
                     log.warning("store connection %s lost: %s", self._name, error)
                 self._why_not = str(error) or type(error).__name__
-                if isinstance(error, AuthenticationError):  # no second try makes a password right
+                if isinstance(error, _FINAL):
                     self._settled.set()
             finally:
                 lost, self._wire = self._wire, None
                 self._connected.clear()
                 if lost is not None:
                     lost.fail_all(self._away)
-                await connection.disconnect(nowait=True)
+                if connection is not None:
+                    await connection.disconnect(nowait=True)
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, _BACKOFF_S[1])
 
-    async def _open(self, connection: AbstractConnection) -> Wire:
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            await connection.connect()  # type: ignore[no-untyped-call]
-            for script in scripts().values():
-                await connection.send_command("SCRIPT", "LOAD", script.source)
-                await connection.read_response()
-        wire = Wire()
-        wire.take_over(connection)
-        return wire
-
-    async def _end_of(self, wire: Wire) -> Exception:
-        """Wait until the connection is lost or an answer is overdue; returns why."""
-        while wire.silent_s() <= ANSWER_TIMEOUT_S:
-            done, _ = await asyncio.wait({wire.lost}, timeout=ANSWER_TIMEOUT_S / 4)
-            if done:
+    async def _end_of(self, wire: Wire, connection: AbstractConnection) -> Exception:
+        """Wait until the connection is lost, an answer is overdue or the primary is elsewhere; returns why."""
+        self._doubt.clear()
+        while (silent_s := wire.silent_s()) <= ANSWER_TIMEOUT_S:
+            if self._doubt.is_set() or silent_s > _OVERDUE_S:
+                self._doubt.clear()
+                await self._place.look()
+            if self._place.left(connection):
+                return RedisConnectionError("another server is the primary now")
+            await _first(wire.lost, self._doubt, _OVERDUE_S / 2)
+            if wire.lost.done():
                 return wire.lost.result()
         return RedisTimeoutError(f"no answer for {ANSWER_TIMEOUT_S:g} s")
+
+
+async def _open(connection: AbstractConnection) -> Wire:
+    for script in scripts().values():
+        await command(connection, "SCRIPT", "LOAD", script.source)
+    wire = Wire()
+    wire.take_over(connection)
+    return wire
+
+
+async def _first(lost: asyncio.Future[Any], doubt: asyncio.Event, timeout_s: float) -> None:
+    """Return when the connection is lost, there is a doubt, or after a time."""
+    doubted = asyncio.ensure_future(doubt.wait())
+    try:
+        await asyncio.wait({lost, doubted}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        doubted.cancel()

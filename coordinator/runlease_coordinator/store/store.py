@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from secrets import token_hex
 from typing import Any, Literal, NamedTuple
 
-from redis.asyncio.connection import ConnectionPool
-
 from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.store.connection import StoreConnection
 from runlease_coordinator.store.keys import PARTITIONS, SCHEMA_VERSION, partition_keys, partition_of
+from runlease_coordinator.store.places import place_of
 from runlease_coordinator.store.scripts import scripts
 
 #: How old a request may be by store time when its script runs (DESIGN section 5).
@@ -57,21 +56,25 @@ class Store:
     """
 
     def __init__(self, url: str, *, replicas: int = 0, replicates_metrics: bool = False) -> None:
-        """Take a ``redis://``, ``rediss://`` or ``unix://`` URL; `start` connects.
+        """Take the URL of a server or of Sentinels; `start` connects.
 
         Args:
             url: of the store.
             replicas: how many of them a control write must reach before it is answered.
             replicates_metrics: whether metrics must, too.
+
+        Raises:
+            ValueError, TypeError: an option of the URL is unknown, or cannot be read.
         """
-        pool = ConnectionPool.from_url(url, client_name="runlease-coordinator", protocol=2)
+        #: Where it is.
+        self.place = place_of(url)
         self.clock = StoreClock()
         self.replicas = replicas
         #: Whether an entry of a log that matters as much as a lease must be repeated as a control call.
         self.repeats_marks = replicas > 0 and not replicates_metrics
-        self.control = StoreConnection(pool, "control", replicas)
-        self.metrics = StoreConnection(pool, "metrics", replicas if replicates_metrics else 0)
-        self.reads = StoreConnection(pool, "reads")
+        self.control = StoreConnection(self.place, "control", replicas)
+        self.metrics = StoreConnection(self.place, "metrics", replicas if replicates_metrics else 0)
+        self.reads = StoreConnection(self.place, "reads")
         self._scripts = scripts()
 
     async def start(self, timeout_s: float = 5.0) -> None:

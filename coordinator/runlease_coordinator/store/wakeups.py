@@ -11,14 +11,18 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from runlease_coordinator.store.places import AWAY, Place, command
 
 log = logging.getLogger(__name__)
 
 _WAKE = "rl:wake"
 _EVENT = "rl:event"
 _RECONNECT_S = 0.5
+#: A subscription that is silent is asked for a sign of life so often; one that gives none is given up.
+_PING_EVERY_S = 2.0
 
 
 class Waiter:
@@ -54,9 +58,9 @@ class Waiter:
 class Wakeups:
     """Subscribes to the store's messages and wakes those whom they concern."""
 
-    def __init__(self, url: str) -> None:
-        """Take the store's URL; `start` subscribes."""
-        self._url = url
+    def __init__(self, place: Place) -> None:
+        """Take the store's place; `start` subscribes."""
+        self._place = place
         self._waiters: dict[str, set[Waiter]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -66,10 +70,9 @@ class Wakeups:
 
     async def close(self) -> None:
         """Unsubscribe."""
-        # Again and again: redis-py (8.1) loses a cancellation that comes while it subscribes.
-        while self._task is not None and not self._task.done():
+        if self._task is not None:
             self._task.cancel()
-            await asyncio.wait((self._task,), timeout=0.1)
+            await asyncio.wait((self._task,))
 
     @contextlib.contextmanager
     def waiting(self, topics: Sequence[str], nonce: str = "") -> Iterator[Waiter]:
@@ -93,18 +96,32 @@ class Wakeups:
 
     async def _run(self) -> None:
         while True:
-            store = Redis.from_url(self._url, protocol=2, client_name="runlease-wakeups", health_check_interval=10)
+            connection: AbstractConnection | None = None
             try:
-                async with store.pubsub(ignore_subscribe_messages=True) as messages:
-                    await messages.subscribe(_WAKE, _EVENT)
-                    self.wake_all()
-                    async for message in messages.listen():
-                        self._take(message["channel"].decode(), message["data"].decode())
-            except (OSError, RedisError) as error:
+                async with asyncio.timeout(_PING_EVERY_S):
+                    connection = await self._place.connect()
+                    await command(connection, "SUBSCRIBE", _WAKE, _EVENT)
+                    await connection.read_response()  # that of the second channel
+                self.wake_all()
+                await self._listen(connection)
+            except AWAY as error:
                 log.debug("wake-ups lost: %s", error)
             finally:
-                await store.aclose()
+                if connection is not None:
+                    await connection.disconnect(nowait=True)
             await asyncio.sleep(_RECONNECT_S)
+
+    async def _listen(self, connection: AbstractConnection) -> None:
+        asked = False
+        while not self._place.left(connection):
+            message = await connection.read_response(timeout=_PING_EVERY_S, disconnect_on_error=False)
+            if message is None:  # silent for so long
+                if asked:
+                    raise RedisConnectionError("no sign of life")
+                await connection.send_command("PING")
+            elif message[0] == b"message":
+                self._take(message[1].decode(), message[2].decode())
+            asked = message is None
 
     def _take(self, channel: str, message: str) -> None:
         topic, _, nonce = (message, "", "*") if channel == _EVENT else message.partition(" ")

@@ -1,0 +1,178 @@
+"""Where a connection to the store goes: a server, or whichever one the Sentinels name as the primary.
+
+A place is shared by all connections to it, so what one of them finds out all of them know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from runlease_coordinator.storeurl import StoreUrl
+
+log = logging.getLogger(__name__)
+
+#: How long those are waited for that do not answer at all, if most of the others have not answered either.
+ASK_TIMEOUT_S = 1.0
+#: Several connections that doubt at once ask once.
+_ASK_EVERY_S = 0.2
+#: What fails when a server is away, refuses its caller, or answers something else than was asked for.
+AWAY = (OSError, RedisError, EOFError, asyncio.TimeoutError)
+
+_T = TypeVar("_T")
+
+
+class Place(Protocol):
+    """Where connections go."""
+
+    async def connect(self) -> AbstractConnection:
+        """Return a connection that is logged in.
+
+        Raises:
+            OSError, RedisError: there is none now.
+        """
+
+    async def look(self) -> None:
+        """Find out where it is by now; nothing changes where that cannot be found out."""
+
+    def left(self, connection: AbstractConnection) -> bool:
+        """Return whether the place is known to be elsewhere than the connection goes."""
+
+
+class Server:
+    """One server, which stays where it is."""
+
+    def __init__(self, url: str) -> None:
+        """Take a URL of redis-py.
+
+        Raises:
+            ValueError, TypeError: an option is unknown, or cannot be read.
+        """
+        self._pool = ConnectionPool.from_url(url, client_name="runlease-coordinator", protocol=2)
+        self._pool.make_connection()  # type: ignore[no-untyped-call]  # checks the options
+
+    async def connect(self) -> AbstractConnection:
+        """Return a connection."""
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        await connection.connect()  # type: ignore[no-untyped-call]
+        return connection
+
+    async def look(self) -> None:
+        """Do nothing: it is where it is."""
+
+    def left(self, connection: AbstractConnection) -> bool:
+        """Return False."""
+        return False
+
+
+class Primary:
+    """The primary of a service, as its Sentinels name it."""
+
+    def __init__(self, url: StoreUrl) -> None:
+        """Take the parsed URL.
+
+        Raises:
+            ValueError, TypeError: an option is unknown, or cannot be read.
+        """
+        self._url = url
+        self._sentinels = [Server(url.sentinel(*address)) for address in url.servers]
+        self._address: tuple[str, int] | None = None
+        self._epoch = -1
+        self._asking = asyncio.Lock()
+        self._asked_at = float("-inf")
+        self._why_not = ""
+
+    async def connect(self) -> AbstractConnection:
+        """Return a connection to the primary, after asking the Sentinels who that is."""
+        await self.look()
+        if self._address is None:
+            raise RedisConnectionError(f"no Sentinel names a primary of {self._url.service}: {self._why_not}")
+        connection = await Server(self._url.node(*self._address)).connect()
+        try:
+            # A server that was just promoted, or is demoted while it restarts, may not know of it yet.
+            if b"role:master" not in await command(connection, "INFO", "replication"):
+                host, port = self._address
+                raise RedisConnectionError(f"{host}:{port}, which the Sentinels name, is not a primary (yet)")
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    async def look(self) -> None:
+        """Ask all Sentinels, and believe the one with the newest configuration."""
+        async with self._asking:
+            now = asyncio.get_running_loop().time
+            if now() - self._asked_at < _ASK_EVERY_S:
+                return
+            answers = await most_of([self._ask(sentinel) for sentinel in self._sentinels])
+            self._asked_at = now()
+            found = [answer for answer in answers if not isinstance(answer, BaseException)]
+            self._why_not = "; ".join(sorted({str(answer) for answer in answers if isinstance(answer, BaseException)}))
+            if not found:
+                return
+            epoch, address = max(found)
+            # One that was cut off from the others says what was true before: an older epoch is never gone back to.
+            if epoch >= self._epoch and address != self._address:
+                if self._address is not None:
+                    log.warning("the primary of %s is %s:%d now", self._url.service, *address)
+                self._epoch, self._address = epoch, address
+
+    def left(self, connection: AbstractConnection) -> bool:
+        """Return whether another server was named since."""
+        return (connection.host, connection.port) != self._address  # type: ignore[attr-defined]
+
+    async def _ask(self, sentinel: Server) -> tuple[int, tuple[str, int]]:
+        connection = await sentinel.connect()
+        try:
+            service = self._url.service
+            address = await command(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+            if not address:
+                raise RedisConnectionError(f"a Sentinel knows no service {service}")
+            flat = await command(connection, "SENTINEL", "MASTER", service)
+            facts = dict(zip(flat[::2], flat[1::2], strict=True))
+            return int(facts[b"config-epoch"]), (address[0].decode(), int(address[1]))
+        finally:
+            await connection.disconnect(nowait=True)
+
+
+def place_of(url: str) -> Place:
+    """Return where the URL of a store with one primary points.
+
+    Raises:
+        ValueError, TypeError: an option of the URL is unknown, or cannot be read.
+    """
+    several = StoreUrl.parse(url)
+    return Primary(several) if several else Server(url)
+
+
+async def command(connection: AbstractConnection, *words: str) -> Any:
+    """Send one command on a connection that nobody else uses, and return the answer."""
+    await connection.send_command(*words)
+    return await connection.read_response()
+
+
+async def most_of(calls: Sequence[Coroutine[Any, Any, _T]]) -> list[_T | BaseException]:
+    """Return what came back or was raised once more than half have come back, all have ended, or it took too long."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    waiting: set[asyncio.Task[_T]] = set(tasks)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                while waiting and sum(_came_back(task) for task in tasks) <= len(tasks) // 2:
+                    _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    return [RedisConnectionError("no answer") if isinstance(r, asyncio.CancelledError) else r for r in results]
+
+
+def _came_back(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None

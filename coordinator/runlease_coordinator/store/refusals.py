@@ -1,0 +1,58 @@
+"""What a store's own refusals mean: one table, from the first word of its answer.
+
+Not in it: NOSCRIPT is answered with the script's source. MOVED, ASK and TRYAGAIN of a cluster are `cluster.py`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError, ResponseError
+
+from runlease_coordinator.domain.errors import Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A state in which a store takes nothing, and which may pass."""
+
+    words: str
+    """What is wrong, behind "the store", and what to do about it, if anything is."""
+    retry_after_ms: int
+    reason: str = "STORE_UNAVAILABLE"
+    doubt: bool = False
+    """Whether another server may be the primary by now."""
+
+
+_RIGHTS = Refusal("does not let this user do that, see the README for the rights that it needs", 5000)
+_LOGIN = Refusal("does not know user and password, check those of --store", 5000)
+_CLUSTER = Refusal("is a cluster, name it as redis+cluster://HOST:PORT with --store", 5000)
+
+#: By the first word of the answer.
+REFUSALS = {
+    "READONLY": Refusal("is a replica, name its primary with --store", 1000, doubt=True),
+    "MASTERDOWN": Refusal("is a replica without a primary", 1000, doubt=True),
+    "NOREPLICAS": Refusal("has fewer replicas than its min-replicas-to-write", 1000, doubt=True),
+    "LOADING": Refusal("is loading its data", 500),
+    "BUSY": Refusal("is busy with another script", 500),
+    "UNKILLABLE": Refusal("is busy with another script", 500),
+    "OOM": Refusal("is out of memory, raise its maxmemory", 2000, reason="OUT_OF_MEMORY"),
+    "MISCONF": Refusal("cannot write to its disk, make room or mend what its log says", 2000),
+    "CLUSTERDOWN": Refusal("is a cluster of which a part is down", 500, doubt=True),
+    "TRYAGAIN": Refusal("is moving this project to another node", 500),
+    "MOVED": _CLUSTER,
+    "ASK": _CLUSTER,
+    "NOPERM": _RIGHTS,
+    "NOAUTH": _LOGIN,
+    "WRONGPASS": _LOGIN,
+}
+
+
+def refusal_of(error: RedisError) -> Refusal | None:
+    """Return what a refusal means; None: it is none of those that can be expected of a sound store."""
+    return REFUSALS.get(str(error).partition(" ")[0]) if isinstance(error, ResponseError) else None
+
+
+def unavailable(refusal: Refusal, error: RedisError) -> Unavailable:
+    """Return the error that callers get."""
+    return Unavailable(refusal.reason, f"the store {refusal.words}: {error}", refusal.retry_after_ms)
