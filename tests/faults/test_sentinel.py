@@ -1,0 +1,65 @@
+"""A training behind Sentinels: its primary dies or freezes, and the coordinator goes on with the one named next."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import runlease
+from runlease_coordinator.store.keys import run_keys
+
+from tests.support.coordinator import CoordinatorProcess
+from tests.support.puppet import Puppet
+from tests.support.sentinels import SentinelSite
+from tests.support.wait import until
+
+LOG = run_keys("p", "r").log
+
+
+@pytest.fixture
+def site(redis_binary: str) -> Iterator[SentinelSite]:
+    """Three data nodes and three Sentinels."""
+    site = SentinelSite(binary=redis_binary)
+    yield site
+    site.close()
+
+
+@pytest.mark.parametrize("fate", ["killed", "frozen"])
+def test_a_training_goes_on_with_the_primary_that_is_named_next(
+    site: SentinelSite,
+    fate: str,
+    start_coordinator: Callable[..., CoordinatorProcess],
+    start_puppet: Callable[..., Puppet],
+) -> None:
+    subprocess.run([sys.executable, "-m", "runlease", "bootstrap", site.url], check=True, capture_output=True)
+    coordinator = start_coordinator("--store", site.url)
+    trainer = start_puppet(coordinator)
+    granted = trainer.call("init", project="p", id="r", resume="allow", ttl=20)
+    trainer.call("train", start=0, stop=1000)
+    assert trainer.call("flush")
+    with runlease.Client(coordinator.address, timeout_s=30) as client:
+        before = site.primary
+        # Given what was logged until now at all data nodes, when the primary is gone,
+        length = before.ask("XLEN", LOG)
+        until(lambda: all(node.ask("XLEN", LOG) == length > 0 for node in site.nodes))
+        if fate == "frozen":
+            before.freeze()
+        else:
+            before.kill()
+        site.promoted(before)
+        # then the next one gets all that comes, under the same lease, without a restart of anything,
+        trainer.call("train", start=1000, stop=2000)
+        assert trainer.call("flush")
+        assert client.get_run("p", "r").fence == granted["fence"]
+        # and goes on to, when the old one is back, as a replica.
+        before.thaw() if fate == "frozen" else before.start()
+        until(lambda: before.role == "slave")
+        trainer.call("train", start=2000, stop=3000)
+        assert trainer.call("flush")
+        rows = client.history("p", "r", keys=["loss"]).rows()
+        assert [(row.step, row.value) for row in rows] == [(step, float(step)) for step in range(3000)]
+        assert (client.get_run("p", "r").fence, client.get_run("p", "r").attempt) == (granted["fence"], 1)
+    assert trainer.call("finish")
+    assert "Traceback" not in coordinator.log.read_text()
