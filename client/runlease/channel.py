@@ -41,6 +41,11 @@ def coordinator_address(given: str | None) -> str:
     return given or read_environment().coordinator or DEFAULT_COORDINATOR
 
 
+def each_address(addresses: str) -> list[str]:
+    """Return the parts of ``HOST:PORT,HOST:PORT``; a gRPC target is one, whatever is in it."""
+    return [addresses] if _is_target(addresses) else [part.strip() for part in addresses.split(",")]
+
+
 def open_channel(address: str) -> grpc.Channel:
     """Return a channel of its own connection to one of the addresses.
 
@@ -72,11 +77,15 @@ def credentials(token: str | None) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),) if token else ()
 
 
+def _is_target(address: str) -> bool:
+    return "//" in address or address.startswith(("unix:", "dns:", "ipv4:", "ipv6:"))
+
+
 def target(address: str) -> str:
     """Return the gRPC target of an address as `open_channel` takes it; same errors."""
-    if "//" in address or address.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
+    if _is_target(address):
         return address
-    addresses = [part.strip() for part in address.split(",")]
+    addresses = each_address(address)
     for part in addresses:
         host, _, port = part.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:

@@ -12,7 +12,6 @@ from pathlib import Path
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from runlease.v1 import (
     leases_pb2,
@@ -32,6 +31,7 @@ from runlease_coordinator.history.reads import HistoryReader
 from runlease_coordinator.history.retention import Retention
 from runlease_coordinator.history.threads import Threads
 from runlease_coordinator.rpc.errors import ErrorInterceptor
+from runlease_coordinator.rpc.health import HealthService
 from runlease_coordinator.rpc.leases import LeaseService
 from runlease_coordinator.rpc.metrics import MetricService
 from runlease_coordinator.rpc.runs import RunService
@@ -77,7 +77,7 @@ class Coordinator:
         self._store: Store | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._server: grpc.aio.Server | None = None
-        self._health = HealthServicer()
+        self._health = HealthService()
         self._metric_service: MetricService | None = None
         self._run_service: RunService | None = None
         self._wakeups: Wakeups | None = None

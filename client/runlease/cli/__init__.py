@@ -11,6 +11,7 @@ import click
 
 from runlease.cli.compare import compare
 from runlease.cli.demo import demo
+from runlease.cli.doctor import doctor
 from runlease.cli.errors import Program
 from runlease.cli.events import events, watch
 from runlease.cli.export import export
@@ -62,7 +63,7 @@ def program() -> None:
 _COMMANDS = (
     *(serve, demo, list_runs, show, history, export, compare, sink, watch, events),
     *(break_lease, update, link, limits, sync, delete, undelete),
-    *(bootstrap, generate_run_id, version),
+    *(bootstrap, doctor, generate_run_id, version),
 )
 for command in _COMMANDS:
     program.add_command(command)

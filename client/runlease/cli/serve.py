@@ -123,7 +123,7 @@ def serve(**flags: Any) -> None:
     Without options it runs its own store in a directory of yours and listens on this machine only.
     One line on stdout tells the address once it serves; logs go to stderr.
     """
-    with _coordinator_errors():
+    with coordinator_errors():
         from runlease_coordinator.server import serve as serve_forever
         from runlease_coordinator.settings import settings_from_env
 
@@ -166,7 +166,7 @@ def bootstrap(url: str, max_ttl_s: float | None, data_nodes: int | None, lost_da
     A coordinator takes an external store only after this: from then on, an empty store means that its
     data was lost, not that it is new. The embedded store needs no bootstrap.
     """
-    with _coordinator_errors():
+    with coordinator_errors():
         from runlease_coordinator.bootstrap import open_store
         from runlease_coordinator.settings import redact_url, settings_from_env
 
@@ -188,7 +188,7 @@ def bootstrap(url: str, max_ttl_s: float | None, data_nodes: int | None, lost_da
 
 
 @contextlib.contextmanager
-def _coordinator_errors() -> Iterator[None]:
+def coordinator_errors() -> Iterator[None]:
     """Turn what keeps a coordinator from starting into messages."""
     try:
         from runlease_coordinator.domain.errors import Unavailable

@@ -51,6 +51,20 @@ STEADY_S = 10.0
 MAX_LOG_BYTES = 8 << 20
 
 
+def running_url(data_dir: Path) -> str:
+    """Return the URL of the server that runs on a data directory.
+
+    Raises:
+        StartupError: none does.
+    """
+    record = ServerRecord.read(data_dir.expanduser().resolve() / "store.json")
+    if record is None or not record.is_running():
+        raise StartupError(
+            f"no embedded store runs in {data_dir}: start it with `runlease serve`, or give --data-dir its directory"
+        )
+    return f"unix://{quote(record.socket)}"
+
+
 class EmbeddedStore:
     """One server process under one data directory; see the module for what holds and what does not.
 

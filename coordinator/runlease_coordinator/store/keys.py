@@ -23,6 +23,7 @@ key                                    type          content
 ``rl:{pp}:runs:<project>``             sorted set    run by update time (us)
 ``rl:{pp}:projects``                   sorted set    project by creation time (us)
 ``rl:{pp}:events``                     stream        audit log
+``rl:{pp}:probe``                      string        a write of `runlease doctor`'s; goes after some seconds
 =====================================  ============  ======================================================
 
 ``pp`` is the project's partition, two digits, CRC16 mod 64; as the hash tag of every key it puts a project on one
@@ -46,7 +47,7 @@ def partition_of(project: str) -> int:
 class PartitionKeys:
     """Keys of one partition."""
 
-    __slots__ = ("events", "garbage", "hot", "links", "live", "meta", "prefix", "projects")
+    __slots__ = ("events", "garbage", "hot", "links", "live", "meta", "prefix", "probe", "projects")
 
     def __init__(self, partition: int) -> None:
         """Build the keys of partition 0..63."""
@@ -58,6 +59,7 @@ class PartitionKeys:
         self.projects = prefix + "projects"
         self.events = prefix + "events"
         self.links = prefix + "links"
+        self.probe = prefix + "probe"
 
     def runs(self, project: str) -> str:
         """Return the key of a project's runs."""

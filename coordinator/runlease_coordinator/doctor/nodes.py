@@ -1,0 +1,181 @@
+"""Checks of each server of a store: version, persistence, memory, clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from runlease.doctor.finding import Finding, Verdict
+
+from runlease_coordinator.doctor.survey import Node
+
+#: As `store/server_binary.py` sets them for the embedded store, and deploy/redis.conf for others.
+_PACKED = {"hash-max-listpack-entries": 512, "hash-max-listpack-value": 512}
+_STREAM_NODE_BYTES = 1024
+#: Clocks that are kept by NTP agree much better; the coordinator's guard of the store's clock leaves 1 s of slack.
+_CLOCK_S = 1.0
+#: What a script takes; the store does nothing else meanwhile.
+_SLOW_SCRIPT_US = 1000.0
+_MIB = 1 << 20
+
+
+def check_node(node: Node) -> Iterator[Finding]:
+    """Yield what each check of a server finds."""
+    if node.why_not:
+        remedy = "run the doctor where this node can be reached, to see whether it is set up as its primary is"
+        yield Finding(f"node {node.address}", "reached", "warning", f"not from here: {node.why_not}", remedy)
+        return
+    for check in _CHECKS:
+        name, verdict, seen, remedy = check(node)
+        yield Finding(f"node {node.address}", name, verdict, seen, remedy)
+
+
+_Result = tuple[str, Verdict, str, str]
+
+
+def _version(node: Node) -> _Result:
+    valkey, redis = node.info.get("valkey_version"), node.info.get("redis_version")
+    if valkey or redis:
+        product, version, least = ("Valkey", valkey, 8) if valkey else ("Redis", redis, 7)
+        seen = f"{product} {version}"
+        if int(str(version).partition(".")[0]) >= least:
+            return "version", "ok", seen, ""
+        return "version", "error", seen, "use Valkey 8 or Redis 7, or newer"
+    return "version", "warning", "cannot be read", "use Valkey 8 or Redis 7, or newer"
+
+
+def _persistence(node: Node) -> _Result:
+    log = node.setting("appendonly") or {"1": "yes", "0": "no"}.get(str(node.info.get("aof_enabled")), "")
+    sync, snapshots = node.setting("appendfsync"), node.setting("save")
+    always = "set `appendonly yes` and `appendfsync always`"
+    if not log:
+        return "persistence", "warning", "cannot be read", f"make sure that it is on: {always}"
+    if log == "yes":
+        return _log_sync(sync, always, node.setting("no-appendfsync-on-rewrite") == "yes")
+    if snapshots:
+        seen = (
+            f"snapshots only (save {snapshots}): a restart goes back by minutes, with all that was acknowledged since"
+        )
+        return "persistence", "error", seen, always
+    if snapshots is None:
+        return "persistence", "error", "no append-only file; whether there are snapshots cannot be read", always
+    return "persistence", "error", "none: a restart loses everything, and every run with it", always
+
+
+def _log_sync(sync: str | None, always: str, pauses: bool) -> _Result:
+    if sync == "always" and pauses:
+        seen = "appendfsync always, but not while the file is rewritten: a crash then loses what was acknowledged"
+        return "persistence", "warning", seen, "set `no-appendfsync-on-rewrite no`"
+    if sync == "always":
+        return "persistence", "ok", "each write is on disk before it is acknowledged (appendfsync always)", ""
+    if sync is None:
+        seen = "append-only file; how often it is synced cannot be read"
+        return (
+            "persistence",
+            "warning",
+            seen,
+            "make sure that it is `appendfsync always`, or accept the loss of seconds",
+        )
+    if sync == "everysec":
+        seen = "appendfsync everysec: a crash loses up to 2 s of what was acknowledged"
+        return "persistence", "warning", seen, "set `appendfsync always`"
+    return (
+        "persistence",
+        "error",
+        f"appendfsync {sync}: a crash of its machine loses what the kernel had not written",
+        always,
+    )
+
+
+def _disk(node: Node) -> _Result:
+    failed = [
+        what
+        for what, field in (
+            ("append-only file", "aof_last_write_status"),
+            ("its rewrite", "aof_last_bgrewrite_status"),
+            ("snapshot", "rdb_last_bgsave_status"),
+        )
+        if node.info.get(field, "ok") != "ok"
+    ]
+    if node.info.get("loading"):
+        return "disk", "warning", "it is loading its data", "wait until it has"
+    if failed:
+        return "disk", "error", f"the last write failed: {', '.join(failed)}", "make room, and see the server's log"
+    return "disk", "ok", "the last writes succeeded", ""
+
+
+def _eviction(node: Node) -> _Result:
+    policy = node.setting("maxmemory-policy", "maxmemory_policy")
+    if policy == "noeviction":
+        return "eviction", "ok", "none (noeviction)", ""
+    remedy = "set `maxmemory-policy noeviction`"
+    if policy is None:
+        return "eviction", "warning", "the policy cannot be read", f"make sure that there is none: {remedy}"
+    return "eviction", "error", f"maxmemory-policy {policy} may evict leases and fences", remedy
+
+
+def _memory(node: Node) -> _Result:
+    used, most = int(node.info.get("used_memory", 0)), int(node.setting("maxmemory", "maxmemory") or 0)
+    if most and used > 0.9 * most:
+        seen = f"{used / _MIB:.0f} MiB of {most / _MIB:.0f} MiB: when all is used, metrics are refused and wait"
+        return "memory", "warning", seen, "raise `maxmemory`, or let coordinators archive sooner (--archive-bytes)"
+    if most:
+        return "memory", "ok", f"{used / _MIB:.0f} MiB of {most / _MIB:.0f} MiB", ""
+    system = int(node.info.get("total_system_memory", 0))
+    if system and used > 0.8 * system:
+        seen = f"{used / _MIB:.0f} MiB, nearly all of the machine's, and no limit: the kernel may kill the store"
+        return "memory", "warning", seen, "set `maxmemory` below the machine's memory"
+    return "memory", "ok", f"{used / _MIB:.0f} MiB, no limit of its own", ""
+
+
+def _packing(node: Node) -> _Result:
+    if node.config is None:
+        return (
+            "packing",
+            "warning",
+            "cannot be read",
+            "set hashes and streams as in deploy/redis.conf: less memory a run",
+        )
+    wrong = [f"{name} {least}" for name, least in _PACKED.items() if _number(node, name, least) < least]
+    if _number(node, "stream-node-max-bytes", _STREAM_NODE_BYTES) > _STREAM_NODE_BYTES:
+        wrong.append(f"stream-node-max-bytes {_STREAM_NODE_BYTES}")
+    if wrong:
+        remedy = "set " + ", ".join(f"`{each}`" for each in wrong)
+        return "packing", "warning", "idle runs take about twice the memory that they need", remedy
+    return "packing", "ok", "records and streams of idle runs stay small", ""
+
+
+def _number(node: Node, name: str, default: int) -> int:
+    assert node.config is not None
+    return int(node.config.get(name, default))
+
+
+def _clock(node: Node) -> _Result:
+    seen = f"{node.offset_s:+.3f} s beside this machine's, known to {node.uncertain_s * 1e3:.1f} ms"
+    if abs(node.offset_s) - node.uncertain_s > _CLOCK_S:
+        remedy = "let both machines keep their clocks with NTP; leases do not care, but the times that people read do"
+        return "clock", "warning", seen, remedy
+    return "clock", "ok", seen, ""
+
+
+def _scripts(node: Node) -> _Result:
+    stats = node.info.get("cmdstat_evalsha")
+    if not isinstance(stats, dict) or not stats.get("calls"):
+        return "scripts", "ok", "none have run yet", ""
+    mean_us = float(stats.get("usec_per_call", 0))
+    seen = f"{int(stats['calls'])} calls, {mean_us:.0f} us each"
+    if mean_us > _SLOW_SCRIPT_US:
+        remedy = "give the store a core of its own and a faster disk, or spread projects over the shards of a cluster"
+        return "scripts", "warning", seen, remedy
+    return "scripts", "ok", seen, ""
+
+
+_CHECKS: tuple[Callable[[Node], _Result], ...] = (
+    _version,
+    _persistence,
+    _disk,
+    _eviction,
+    _memory,
+    _packing,
+    _clock,
+    _scripts,
+)
