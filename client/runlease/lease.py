@@ -26,6 +26,8 @@ log = logging.getLogger("runlease")
 OnLost = str | Callable[[LeaseLost], None]
 #: After SIGTERM, before SIGKILL (`on_lost="terminate"`).
 TERMINATE_GRACE_S = 30.0
+#: A renewal without an answer for this part of its time had a silent connection, not a refusal.
+_SILENT = 0.9
 _CAUSES = {"STALE_FENCE": "superseded", "LEASE_ENDED": "ended", "REVOKED": "revoked", "RUN_GONE": "absent"}
 
 
@@ -192,6 +194,7 @@ class Renewer:
     def __init__(self, lease: Lease, address: str, metadata: Sequence[tuple[str, str]]) -> None:
         """Take the lease; `start` begins to renew."""
         self._lease = lease
+        self._address = address
         self._channel = open_channel(address)
         self._call = Caller(address, metadata)
         self._stub = leases_pb2_grpc.LeaseServiceStub(self._channel)
@@ -215,12 +218,15 @@ class Renewer:
         """Send one renewal; returns whether the coordinator extended the lease."""
         lease = self._lease
         request = leases_pb2.RenewRequest(run=self._ref, fence=lease.fence)
+        timeout_s = max(1.0, min(5.0, lease.ttl_s / 6))
         with self._renewing:
             request.held_by_own_clock = lease.state is LeaseState.HELD
             sent_at = suspend_aware()
             try:
-                response: Any = self._call.once(self._stub.Renew, request, max(1.0, min(5.0, lease.ttl_s / 6)))
+                response: Any = self._call.once(self._stub.Renew, request, timeout_s)
             except RunleaseError as error:
+                if suspend_aware() - sent_at > timeout_s * _SILENT:
+                    self._reconnect()
                 if not lease.lose_by(error):
                     lease.renewal_failed()
                     if not isinstance(error, CoordinatorUnavailable):
@@ -228,6 +234,16 @@ class Renewer:
                 return False
             lease.renewed(sent_at, response.remaining_ms / 1000)
             return True
+
+    def _reconnect(self) -> None:
+        """Leave a connection on which nothing comes back: its coordinator may hang, and another one answer.
+
+        gRPC itself notices only by its keepalive, which pauses between calls: over a minute after SIGSTOP, as measured.
+        A new connection to one that hangs is not established, so the next address is tried at once.
+        """
+        self._channel.close()
+        self._channel = open_channel(self._address)
+        self._stub = leases_pb2_grpc.LeaseServiceStub(self._channel)
 
     def _run(self) -> None:
         believed = LeaseState.HELD

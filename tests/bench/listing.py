@@ -54,7 +54,18 @@ end
 """
 
 
-async def _fill(store: Redis, done: RunKeys, held: RunKeys) -> None:
+async def fill(store: Redis, stub: Any) -> float:
+    """Acquire two runs, release one, copy them, release the other; returns the memory of a copy in KiB."""
+    done, held = run_keys(_PROJECT, "done"), run_keys(_PROJECT, "held")
+    await idle.release(stub, _PROJECT, "done", await idle.acquire(stub, _PROJECT, "done"))
+    fence = await idle.acquire(stub, _PROJECT, "held")
+    before = (await store.info("memory"))["used_memory"]
+    await _copy(store, done, held)
+    await idle.release(stub, _PROJECT, "held", fence)
+    return float((await store.info("memory"))["used_memory"] - before) / RUNS / 1024
+
+
+async def _copy(store: Redis, done: RunKeys, held: RunKeys) -> None:
     copy: Any = store.register_script(_COPY)
     seconds, microseconds = await store.time()
     base = int(seconds) * 1_000_000 + int(microseconds)
@@ -99,14 +110,7 @@ async def figures(rounds: int) -> AsyncIterator[Figure]:
             Redis.from_url(processes.embedded_url(coordinator)) as store,
         ):
             await processes.ready(channel)
-            stub = leases_pb2_grpc.LeaseServiceStub(channel)
-            done, held = run_keys(_PROJECT, "done"), run_keys(_PROJECT, "held")
-            await idle.release(stub, _PROJECT, "done", await idle.acquire(stub, _PROJECT, "done"))
-            fence = await idle.acquire(stub, _PROJECT, "held")
-            before = (await store.info("memory"))["used_memory"]
-            await _fill(store, done, held)
-            await idle.release(stub, _PROJECT, "held", fence)
-            share = ((await store.info("memory"))["used_memory"] - before) / RUNS / 1024
+            share = await fill(store, leases_pb2_grpc.LeaseServiceStub(channel))
             total = {"runlease": [share]}
             yield Figure(f"memory of a run, share of {RUNS:,} in the store", "KiB", total, [idle.WANTED_KIB], 2)
             async for figure in _times(Reader(channel), rounds):

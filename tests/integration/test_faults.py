@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
 import runlease
 
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
 from tests.support.puppet import Puppet, Refused
 from tests.support.wait import until
 
@@ -164,6 +166,32 @@ def test_a_stopped_coordinator_does_not_stop_a_training(
     with runlease.Client(coordinator.address) as client:
         assert visible(client, "p", "r") == {step: float(step) for step in range(2000)}
     assert trainer.call("finish")
+
+
+def test_a_hanging_coordinator_is_left_for_the_next_address(
+    coordinator: CoordinatorProcess, project: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection stays up and nothing comes back on it: renewals go on elsewhere before the lease runs out."""
+    proxy = Proxy(coordinator.address)
+    try:
+        run = runlease.init(
+            project=project, id="r", resume="allow", ttl=5, coordinator=f"{proxy.address},{coordinator.address}"
+        )
+
+        def renewed_since(moment: float) -> bool:  # no renewal from before it reaches as far
+            return time.monotonic() + run.lease.remaining_s > moment + run.lease.ttl_s
+
+        began = time.monotonic()
+        until(lambda: renewed_since(began))  # renewals have their connection now
+        proxy.stall(TO_SERVER)
+        proxy.stall(TO_CLIENT)
+        stalled = time.monotonic()
+        until(lambda: renewed_since(stalled))
+        assert "suspended" not in caplog.text
+        proxy.cut()
+        run.finish()
+    finally:
+        proxy.close()
 
 
 def test_finish_does_not_hang_on_a_dead_coordinator(
