@@ -110,16 +110,24 @@ class Client:
         )
         return grant_of(self._call(self._leases.Acquire, request).grant)
 
-    def renew(self, project: str, id: str, fence: int, *, held_by_own_clock: bool = False) -> Renewal:
+    def renew(
+        self, project: str, id: str, fence: int, *, held_by_own_clock: bool = False, incarnation: str = ""
+    ) -> Renewal:
         """Extend a lease by its ttl.
 
+        ``incarnation`` is that of the grant or of the last renewal: after a loss of the store's data only who names the
+        present one, and holds the lease by its own clock, is believed.
+
         Raises:
+            CoordinatorUnavailable: ``UNCONFIRMED`` where the store has lost data; ``.incarnation`` is the new one.
             StaleFence: a newer fence was granted, or the attempt has ended.
             RunDeleted: the run was deleted.
         """
-        request = leases_pb2.RenewRequest(run=run_ref(project, id), fence=fence, held_by_own_clock=held_by_own_clock)
+        request = leases_pb2.RenewRequest(
+            run=run_ref(project, id), fence=fence, held_by_own_clock=held_by_own_clock, incarnation=incarnation
+        )
         response = self._call(self._leases.Renew, request)
-        return Renewal(response.remaining_ms / 1000, response.reinstated)
+        return Renewal(response.remaining_ms / 1000, response.reinstated, response.incarnation)
 
     def release(self, project: str, id: str, fence: int, outcome: str = "finished") -> str:
         """End an attempt; returns the outcome as recorded. Idempotent.

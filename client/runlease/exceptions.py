@@ -192,9 +192,15 @@ class Throttled(RunleaseError):
 
 
 class CoordinatorUnavailable(RunleaseError):
-    """The coordinator did not answer, or cannot decide now; try again after ``retry_after_s`` seconds."""
+    """The coordinator did not answer, or cannot decide now; try again after ``retry_after_s`` seconds.
+
+    Attributes:
+        reason: the coordinator's word for it, e.g. ``QUARANTINE``, ``UNCONFIRMED``; '' where nobody answered.
+        incarnation: of ``UNCONFIRMED``: what a holder names that renews because it still holds its lease.
+    """
 
     reason: str = ""
+    incarnation: str = ""
     retry_after_s: float = 0.0
 
 

@@ -25,6 +25,7 @@ class Grant:
     run: RunRecord
     rank_ticket: str = ""
     cursor: str = ""
+    incarnation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Renewal:
 
     remaining_s: float
     reinstated: bool
+    incarnation: str = ""
 
 
 def grant_of(message: leases_pb2.Grant) -> Grant:
@@ -51,4 +53,5 @@ def grant_of(message: leases_pb2.Grant) -> Grant:
         run=run_of(message.run),
         rank_ticket=message.rank_ticket,
         cursor=message.cursor,
+        incarnation=message.incarnation,
     )

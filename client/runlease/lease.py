@@ -28,6 +28,9 @@ OnLost = str | Callable[[LeaseLost], None]
 TERMINATE_GRACE_S = 30.0
 #: A renewal without an answer for this part of its time had a silent connection, not a refusal.
 _SILENT = 0.9
+#: Renewals that follow each other at once: one under the old incarnation, a claim under the new one, and one more where
+#: an answer came too late or the store lost data again.
+_TRIES_AT_ONCE = 3
 _CAUSES = {"STALE_FENCE": "superseded", "LEASE_ENDED": "ended", "REVOKED": "revoked", "RUN_GONE": "absent"}
 
 
@@ -110,10 +113,27 @@ class Lease:
             current_fence=loss.current_fence,
         )
 
-    def renewed(self, sent_at: float, remaining_s: float) -> None:
-        """Take a renewal's answer."""
+    @property
+    def incarnation(self) -> str:
+        """Of the store's data, as a claim to hold the lease names it."""
+        return self._machine.incarnation
+
+    def renewed(self, sent_at: float, remaining_s: float, incarnation: str = "", *, as_holder: bool = False) -> bool:
+        """Take a renewal's answer; returns whether it is believed.
+
+        It is not where it answers a claim to hold the lease (``as_holder``) that came true no longer: the deadline has
+        passed meanwhile, and somebody else may have been granted before the store decided.
+        """
         with self._lock:
-            self._machine.renewed(sent_at, remaining_s)
+            if as_holder and self._machine.state(suspend_aware()) is LeaseState.SUSPENDED:
+                return False
+            self._machine.renewed(sent_at, remaining_s, incarnation)
+            return True
+
+    def claim(self, incarnation: str) -> bool:
+        """Take that the store has lost data; returns whether to renew at once, as the holder (`LeaseMachine.claim`)."""
+        with self._lock:
+            return self._machine.claim(suspend_aware(), incarnation)
 
     def suspend(self) -> None:
         """The store says that the lease has expired."""
@@ -135,6 +155,11 @@ class Lease:
         """The holder is about to give the lease back: not held from here on, whether or not the release arrives."""
         with self._lock:
             self._machine.releasing()
+
+    def kept(self) -> bool:
+        """The release was refused and changed nothing; returns whether there was one."""
+        with self._lock:
+            return self._machine.kept()
 
     def released(self) -> None:
         """The holder gave the lease back."""
@@ -198,7 +223,7 @@ class Renewer:
         self._channel = open_channel(address)
         self._call = Caller(address, metadata)
         self._stub = leases_pb2_grpc.LeaseServiceStub(self._channel)
-        self._stopping = threading.Event()
+        self._stopping, self._bell = False, threading.Event()
         self._renewing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="runlease-renewal", daemon=True)
         self._ref = runs_pb2.RunRef(project=lease.project, id=lease.run_id)
@@ -208,32 +233,57 @@ class Renewer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop renewing; the lease lives on until it is released or expires."""
-        self._stopping.set()
+        """Stop renewing by itself; the lease lives on until it is released or expires."""
+        self._stopping = True
+        self._bell.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=1.0)
+
+    def close(self) -> None:
+        """Stop, and close the connection."""
+        self.stop()
         self._channel.close()
 
+    def urge(self) -> None:
+        """Renew at once, on the own thread, while the lease is held: the store wants it confirmed."""
+        if self._lease.state is LeaseState.HELD:
+            self._bell.set()
+
     def renew(self) -> bool:
-        """Send one renewal; returns whether the coordinator extended the lease."""
-        lease = self._lease
-        request = leases_pb2.RenewRequest(run=self._ref, fence=lease.fence)
-        timeout_s = max(1.0, min(5.0, lease.ttl_s / 6))
+        """Renew, again at once where that helps; returns whether the coordinator extended the lease."""
         with self._renewing:
-            request.held_by_own_clock = lease.state is LeaseState.HELD
-            sent_at = suspend_aware()
-            try:
-                response: Any = self._call.once(self._stub.Renew, request, timeout_s)
-            except RunleaseError as error:
-                if suspend_aware() - sent_at > timeout_s * _SILENT:
-                    self._reconnect()
-                if not lease.lose_by(error):
-                    lease.renewal_failed()
-                    if not isinstance(error, CoordinatorUnavailable):
-                        log.warning("runlease: a renewal of %s/%s failed: %s", lease.project, lease.run_id, error)
+            for _ in range(_TRIES_AT_ONCE):
+                extended = self._try()
+                if extended is not None:
+                    return extended
+            self._lease.renewal_failed()
+        return False
+
+    def _try(self) -> bool | None:
+        """Send one renewal; returns whether it extended the lease, None where another one may do so at once."""
+        lease = self._lease
+        held = lease.state is LeaseState.HELD
+        request = leases_pb2.RenewRequest(
+            run=self._ref, fence=lease.fence, held_by_own_clock=held, incarnation=lease.incarnation
+        )
+        timeout_s = max(1.0, min(5.0, lease.ttl_s / 6))
+        sent_at = suspend_aware()
+        try:
+            response: Any = self._call.once(self._stub.Renew, request, timeout_s)
+        except RunleaseError as error:
+            if suspend_aware() - sent_at > timeout_s * _SILENT:
+                self._reconnect()
+            if lease.lose_by(error):
                 return False
-            lease.renewed(sent_at, response.remaining_ms / 1000)
-            return True
+            if isinstance(error, CoordinatorUnavailable):
+                if error.reason == "UNCONFIRMED" and lease.claim(error.incarnation):
+                    return None
+            else:
+                log.warning("runlease: a renewal of %s/%s failed: %s", lease.project, lease.run_id, error)
+            lease.renewal_failed()
+            return False
+        believed = lease.renewed(sent_at, response.remaining_ms / 1000, response.incarnation, as_holder=held)
+        return True if believed else None
 
     def _reconnect(self) -> None:
         """Leave a connection on which nothing comes back: its coordinator may hang, and another one answer.
@@ -248,13 +298,15 @@ class Renewer:
     def _run(self) -> None:
         believed = LeaseState.HELD
         path = f"{self._lease.project}/{self._lease.run_id}"
-        while not self._stopping.is_set():
+        while not self._stopping:
             due_in, left = self._lease.next_renewal_in(), self._lease.remaining_s
             # Wake at the deadline too, so that its passing is said when it happens.
             wait_s = min(due_in, left) if left > 0 else due_in
-            if self._stopping.wait(wait_s):
+            urged = self._bell.wait(wait_s)
+            self._bell.clear()
+            if self._stopping:
                 return
-            if wait_s == due_in:
+            if urged or wait_s == due_in:
                 self.renew()
             state = self._lease.state
             if state in (LeaseState.LOST, LeaseState.RELEASED):

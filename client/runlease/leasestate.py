@@ -51,9 +51,11 @@ class Loss:
 class LeaseMachine:
     """State, deadline and next renewal of one lease; times are readings of the caller's clock, in seconds."""
 
-    def __init__(self, ttl_s: float, sent_at: float, remaining_s: float) -> None:
-        """Take a grant: when its request was sent and what remained by the store."""
+    def __init__(self, ttl_s: float, sent_at: float, remaining_s: float, incarnation: str = "") -> None:
+        """Take a grant: when its request was sent, what remained by the store, and the store's incarnation."""
         self.ttl_s = ttl_s
+        #: Of the store's data, as last heard while the lease was held: what a claim to hold it names.
+        self.incarnation = incarnation
         self.loss: Loss | None = None
         self._terminal: LeaseState | None = None
         self._releasing = False
@@ -74,11 +76,22 @@ class LeaseMachine:
         believed = self._terminal is None and not self._releasing
         return max(0.0, self.deadline - now) if believed else 0.0
 
-    def renewed(self, sent_at: float, remaining_s: float) -> None:
+    def renewed(self, sent_at: float, remaining_s: float, incarnation: str = "") -> None:
         """Take a renewal's answer; one that was sent before another never shortens the deadline."""
         self.deadline = max(self.deadline, _deadline(sent_at, remaining_s))
+        self.incarnation = incarnation
         self._renewed_at = max(self._renewed_at, sent_at)
         self._failures = 0
+
+    def claim(self, now: float, incarnation: str) -> bool:
+        """Take that the store's data are of another incarnation; returns whether a claim under it is worth sending.
+
+        Only who is HELD now can say truly that nobody else was granted before the data were lost.
+        """
+        if self.state(now) is not LeaseState.HELD or incarnation == self.incarnation:
+            return False
+        self.incarnation = incarnation
+        return True
 
     def suspend(self, now: float) -> None:
         """The store says that the lease has expired."""
@@ -98,6 +111,11 @@ class LeaseMachine:
     def releasing(self) -> None:
         """The holder is about to give it back: it ends its belief, and nothing brings that back."""
         self._releasing = True
+
+    def kept(self) -> bool:
+        """The release was refused and changed nothing: the belief goes on; returns whether it was being released."""
+        was_releasing, self._releasing = self._releasing, False
+        return was_releasing
 
     def released(self) -> None:
         """The holder gave it back."""

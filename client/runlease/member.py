@@ -50,6 +50,13 @@ class Follower:
             self._call.cancel()
         self._channel.close()
 
+    def close(self) -> None:
+        """Stop following."""
+        self.stop()
+
+    def urge(self) -> None:
+        """Do nothing: the holder renews."""
+
     def renew(self) -> bool:
         """Return whether the lease is not known to be lost: a member renews nothing."""
         return not self._lease.lost.is_set()

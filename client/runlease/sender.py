@@ -61,14 +61,19 @@ class Sender:
         settings: WriterSettings,
         now: float,
         spool: Spool | None = None,
+        on_unconfirmed: Callable[[], None] | None = None,
     ) -> None:
-        """Take what opens a stream, what to call the log in warnings, the pace, and the disk if there is one."""
+        """Take what opens a stream, what to call the log in warnings, the pace, and the disk if there is one.
+
+        ``on_unconfirmed`` is called where the coordinator takes nothing before the lease is renewed.
+        """
         self.buffer = Buffer(settings, spool)
         self._spool = spool
         #: The last thing that went wrong.
         self.last_error = ""
         self._open_stream = open_stream
         self._name = name
+        self._on_unconfirmed = on_unconfirmed
         self._settings = settings
         self._stream: AppendStream | None = None
         self._is_open = False
@@ -266,6 +271,8 @@ class Sender:
         mapped = error_from(error)
         if isinstance(error, grpc.Call) and error.code() in _TERMINAL:
             raise Stopped(mapped)
+        if getattr(mapped, "reason", "") == "UNCONFIRMED" and self._on_unconfirmed is not None:
+            self._on_unconfirmed()
         self._retry(str(mapped), now)
 
     # Trouble.

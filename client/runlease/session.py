@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
 
-from runlease.channel import Caller, close_channel
+from runlease.channel import CALL_TIMEOUT_S, Caller, close_channel
 from runlease.client import outcome_symbol, run_ref
+from runlease.exceptions import CoordinatorUnavailable
 from runlease.lease import Lease, Renewer
 from runlease.member import Follower
 from runlease.v1 import leases_pb2, leases_pb2_grpc, runs_pb2, runs_pb2_grpc
@@ -47,7 +49,7 @@ class OnlineSession:
         request = update_request(**changes)
         request.run.CopyFrom(self._ref)
         request.fence = self._lease.fence
-        self._caller(timeout_s)(self._runs.UpdateRun, request)
+        self._confirmed(self._runs.UpdateRun, request, timeout_s)
 
     def release(self, outcome: str, timeout_s: float) -> bool:
         """Stop renewing and release the lease, where it is ours; same errors as `Client.release`."""
@@ -55,12 +57,31 @@ class OnlineSession:
         if self._member:
             return True
         request = leases_pb2.ReleaseRequest(run=self._ref, fence=self._lease.fence, outcome=outcome_symbol(outcome))
-        self._caller(timeout_s)(self._leases.Release, request)
+        self._confirmed(self._leases.Release, request, timeout_s)
         return True
+
+    def _confirmed(self, method: Callable[..., Any], request: Any, timeout_s: float) -> None:
+        """Call; where the store has lost data, renew first, if the lease is still ours by our own clock."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            self._caller(timeout_s).once(method, request, min(timeout_s, CALL_TIMEOUT_S))
+            return
+        except CoordinatorUnavailable as error:
+            if error.reason == "UNCONFIRMED" and not self._confirm():
+                raise  # until it is, no repetition helps
+        self._caller(max(0.1, deadline - time.monotonic()))(method, request)
+
+    def _confirm(self) -> bool:
+        was_releasing = self._lease.kept()  # the answer to the only release that was sent says that it changed nothing
+        try:
+            return self._keeper.renew()
+        finally:
+            if was_releasing:
+                self._lease.releasing()
 
     def close(self) -> None:
         """Close the connections."""
-        self._keeper.stop()
+        self._keeper.close()
         close_channel(self._channel)
 
 

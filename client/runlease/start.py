@@ -266,7 +266,7 @@ def _online_run(
         channel.close()
         raise
     grant = acquired.grant
-    machine = LeaseMachine(grant.ttl_s, acquired.sent_at, grant.remaining_s)
+    machine = LeaseMachine(grant.ttl_s, acquired.sent_at, grant.remaining_s, grant.incarnation)
     lease = Lease(request.project, grant.run.id, grant.fence, machine, request.on_lost)
     keeper: Renewer | Follower
     if grant.rank_ticket:
@@ -354,6 +354,7 @@ def _writer(
         rank_ticket=grant.rank_ticket,
         metadata=metadata,
         on_stale=lambda error: _stale_log(lease, keeper, error),
+        on_unconfirmed=keeper.urge,
         spool=open_spool(request.directory, header, request.spool, settings.spool_bytes),
         session=header.session,
     )

@@ -217,4 +217,5 @@ def _unavailable(
         message = f"no coordinator answers{where} ({text}): {remedy}"
     error = exceptions.CoordinatorUnavailable(message, project=details.project or None, run_id=details.run_id or None)
     error.reason, error.retry_after_s = details.reason, details.retry_after_s
+    error.incarnation = details.facts.get("incarnation", "")
     return error

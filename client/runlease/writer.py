@@ -44,6 +44,7 @@ class LogWriter(LogThread):
         settings: WriterSettings | None = None,
         rank_ticket: str = "",
         on_stale: Callable[[RunleaseError], None] | None = None,
+        on_unconfirmed: Callable[[], None] | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         start: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -61,6 +62,7 @@ class LogWriter(LogThread):
             rank_ticket: lets a member of the holder's group write; '' for the holder.
             settings: pace and bounds.
             on_stale: called once, on the writer's thread, when the writer may never write again.
+            on_unconfirmed: called on the writer's thread where the lease has to be renewed before it may go on.
             metadata: of every call, such as credentials.
             start: whether to start the thread now; else `start` does.
             clock: seconds, monotonic.
@@ -78,7 +80,7 @@ class LogWriter(LogThread):
         )
         self._metadata = tuple(metadata)
         name, settings = f"{project}/{run_id}", settings or WriterSettings()
-        self._sender = Sender(self._open_stream, name, settings, clock(), spool)
+        self._sender = Sender(self._open_stream, name, settings, clock(), spool, on_unconfirmed)
         super().__init__(name, self._sender, settings=settings, spool=spool, on_stale=on_stale, clock=clock)
         if start:
             self.start()

@@ -205,6 +205,12 @@ def test_unavailable_with_a_reason(reason: str) -> None:
     assert "host:7373" in str(got)
 
 
+def test_unconfirmed_names_the_incarnation_to_claim_under() -> None:
+    got = raised(_CODE.UNAVAILABLE, errors.Unconfirmed("1764000000000123"))
+    assert type(got) is exceptions.CoordinatorUnavailable
+    assert attributes(got, "reason", "incarnation") == ("UNCONFIRMED", "1764000000000123")
+
+
 @pytest.mark.parametrize("code", [_CODE.UNAVAILABLE, _CODE.DEADLINE_EXCEEDED, _CODE.CANCELLED])
 def test_nobody_answers(code: grpc.StatusCode) -> None:
     got = error_from(Failed(code, "connection refused"), coordinator="host:7373")
@@ -269,6 +275,7 @@ def test_every_refusal_of_the_coordinator_has_a_row() -> None:
         errors.Stale,
         errors.Throttled,
         errors.Unavailable,
+        errors.Unconfirmed,
     }
     kinds = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DomainError)}
     assert {kind for kind in kinds if not kind.__name__.startswith("_")} - {

@@ -210,14 +210,14 @@ class Synchronizer:
         )
         acquired = acquirer.acquire()
         grant = acquired.grant
-        machine = LeaseMachine(grant.ttl_s, acquired.sent_at, grant.remaining_s)
+        machine = LeaseMachine(grant.ttl_s, acquired.sent_at, grant.remaining_s, grant.incarnation)
         lease = Lease(message.run.project, grant.run.id, grant.fence, machine, on_lost=lambda error: None)
         renewer = Renewer(lease, self._address, self._metadata)
         renewer.start()
         try:
             yield lease, grant.attempt
         finally:
-            renewer.stop()
+            renewer.close()
 
     def _release(self, lease: Lease, outcome: str) -> None:
         request = leases_pb2.ReleaseRequest(

@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from runlease.v1 import runs_pb2 as runlease_dot_v1_dot_runs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18runlease/v1/leases.proto\x12\x0brunlease.v1\x1a\x16runlease/v1/runs.proto\"k\n\x0cProofOfDeath\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\rpid_namespace\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x03\x12\x17\n\x0fprocess_started\x18\x05 \x01(\x04\"(\n\x0cHistoryPoint\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x03\"\xd4\x05\n\x0e\x41\x63quireRequest\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12%\n\x04mode\x18\x02 \x01(\x0e\x32\x17.runlease.v1.ResumeMode\x12\r\n\x05nonce\x18\x03 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\r\x12#\n\x06holder\x18\x05 \x01(\x0b\x32\x13.runlease.v1.Holder\x12\x18\n\x0bresume_step\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x33\n\x0bresume_from\x18\x07 \x01(\x0b\x32\x19.runlease.v1.HistoryPointH\x01\x88\x01\x01\x12\x31\n\tfork_from\x18\x08 \x01(\x0b\x32\x19.runlease.v1.HistoryPointH\x02\x88\x01\x01\x12\x0c\n\x04name\x18\t \x01(\t\x12\x12\n\x05notes\x18\n \x01(\tH\x03\x88\x01\x01\x12$\n\x04tags\x18\x0b \x01(\x0b\x32\x11.runlease.v1.TagsH\x04\x88\x01\x01\x12\x37\n\x06\x63onfig\x18\x0c \x03(\x0b\x32\'.runlease.v1.AcquireRequest.ConfigEntry\x12\x0f\n\x07wait_ms\x18\r \x01(\r\x12\x11\n\tauto_keys\x18\x0e \x03(\t\x12\x36\n\x0eproof_of_death\x18\x0f \x01(\x0b\x32\x19.runlease.v1.ProofOfDeathH\x05\x88\x01\x01\x12\x0e\n\x06member\x18\x10 \x01(\x08\x12\x13\n\x0b\x61uto_search\x18\x11 \x01(\x08\x12\x11\n\tlast_call\x18\x12 \x01(\x08\x12\r\n\x05holds\x18\x13 \x01(\x08\x12\x0c\n\x04sync\x18\x14 \x01(\x08\x1a-\n\x0b\x43onfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_resume_stepB\x0e\n\x0c_resume_fromB\x0c\n\n_fork_fromB\x08\n\x06_notesB\x07\n\x05_tagsB\x11\n\x0f_proof_of_death\"\xef\x02\n\x05Grant\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\r\x12\x14\n\x0cremaining_ms\x18\x04 \x01(\x03\x12\x0f\n\x07resumed\x18\x05 \x01(\x08\x12-\n\x0eprevious_state\x18\x06 \x01(\x0e\x32\x15.runlease.v1.RunState\x12\x11\n\tnext_step\x18\x07 \x01(\x03\x12\x15\n\rstarting_step\x18\x08 \x01(\x03\x12\x30\n\ncheckpoint\x18\t \x01(\x0b\x32\x17.runlease.v1.CheckpointH\x00\x88\x01\x01\x12\x1d\n\x03run\x18\n \x01(\x0b\x32\x10.runlease.v1.Run\x12\x13\n\x0brank_ticket\x18\x0b \x01(\t\x12\x31\n\x0e\x63onfig_changes\x18\x0c \x03(\x0b\x32\x19.runlease.v1.ConfigChange\x12\x0e\n\x06\x63ursor\x18\r \x01(\tB\r\n\x0b_checkpoint\"4\n\x0f\x41\x63quireResponse\x12!\n\x05grant\x18\x01 \x01(\x0b\x32\x12.runlease.v1.Grant\"Z\n\x0cRenewRequest\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\r\n\x05\x66\x65nce\x18\x02 \x01(\x04\x12\x19\n\x11held_by_own_clock\x18\x03 \x01(\x08\"Q\n\rRenewResponse\x12\x14\n\x0cremaining_ms\x18\x01 \x01(\x03\x12\x12\n\nreinstated\x18\x02 \x01(\x08\x12\x16\n\x0estop_requested\x18\x03 \x01(\x08\"~\n\x0eReleaseRequest\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\r\n\x05\x66\x65nce\x18\x02 \x01(\x04\x12&\n\x07outcome\x18\x03 \x01(\x0e\x32\x15.runlease.v1.RunState\x12\x13\n\x0bundelivered\x18\x04 \x01(\x08\"9\n\x0fReleaseResponse\x12&\n\x07outcome\x18\x01 \x01(\x0e\x32\x15.runlease.v1.RunState\"^\n\x0c\x42reakRequest\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\r\n\x05\x66\x65nce\x18\x02 \x01(\x04\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x1e\n\rBreakResponse\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04*\x83\x01\n\nResumeMode\x12\x1b\n\x17RESUME_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11RESUME_MODE_NEVER\x10\x01\x12\x15\n\x11RESUME_MODE_ALLOW\x10\x02\x12\x14\n\x10RESUME_MODE_MUST\x10\x03\x12\x14\n\x10RESUME_MODE_AUTO\x10\x04\x32\x9a\x02\n\x0cLeaseService\x12\x44\n\x07\x41\x63quire\x12\x1b.runlease.v1.AcquireRequest\x1a\x1c.runlease.v1.AcquireResponse\x12>\n\x05Renew\x12\x19.runlease.v1.RenewRequest\x1a\x1a.runlease.v1.RenewResponse\x12\x44\n\x07Release\x12\x1b.runlease.v1.ReleaseRequest\x1a\x1c.runlease.v1.ReleaseResponse\x12>\n\x05\x42reak\x12\x19.runlease.v1.BreakRequest\x1a\x1a.runlease.v1.BreakResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18runlease/v1/leases.proto\x12\x0brunlease.v1\x1a\x16runlease/v1/runs.proto\"k\n\x0cProofOfDeath\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\rpid_namespace\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x03\x12\x17\n\x0fprocess_started\x18\x05 \x01(\x04\"(\n\x0cHistoryPoint\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x03\"\xd4\x05\n\x0e\x41\x63quireRequest\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12%\n\x04mode\x18\x02 \x01(\x0e\x32\x17.runlease.v1.ResumeMode\x12\r\n\x05nonce\x18\x03 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\r\x12#\n\x06holder\x18\x05 \x01(\x0b\x32\x13.runlease.v1.Holder\x12\x18\n\x0bresume_step\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x33\n\x0bresume_from\x18\x07 \x01(\x0b\x32\x19.runlease.v1.HistoryPointH\x01\x88\x01\x01\x12\x31\n\tfork_from\x18\x08 \x01(\x0b\x32\x19.runlease.v1.HistoryPointH\x02\x88\x01\x01\x12\x0c\n\x04name\x18\t \x01(\t\x12\x12\n\x05notes\x18\n \x01(\tH\x03\x88\x01\x01\x12$\n\x04tags\x18\x0b \x01(\x0b\x32\x11.runlease.v1.TagsH\x04\x88\x01\x01\x12\x37\n\x06\x63onfig\x18\x0c \x03(\x0b\x32\'.runlease.v1.AcquireRequest.ConfigEntry\x12\x0f\n\x07wait_ms\x18\r \x01(\r\x12\x11\n\tauto_keys\x18\x0e \x03(\t\x12\x36\n\x0eproof_of_death\x18\x0f \x01(\x0b\x32\x19.runlease.v1.ProofOfDeathH\x05\x88\x01\x01\x12\x0e\n\x06member\x18\x10 \x01(\x08\x12\x13\n\x0b\x61uto_search\x18\x11 \x01(\x08\x12\x11\n\tlast_call\x18\x12 \x01(\x08\x12\r\n\x05holds\x18\x13 \x01(\x08\x12\x0c\n\x04sync\x18\x14 \x01(\x08\x1a-\n\x0b\x43onfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_resume_stepB\x0e\n\x0c_resume_fromB\x0c\n\n_fork_fromB\x08\n\x06_notesB\x07\n\x05_tagsB\x11\n\x0f_proof_of_death\"\x84\x03\n\x05Grant\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\r\x12\x14\n\x0cremaining_ms\x18\x04 \x01(\x03\x12\x0f\n\x07resumed\x18\x05 \x01(\x08\x12-\n\x0eprevious_state\x18\x06 \x01(\x0e\x32\x15.runlease.v1.RunState\x12\x11\n\tnext_step\x18\x07 \x01(\x03\x12\x15\n\rstarting_step\x18\x08 \x01(\x03\x12\x30\n\ncheckpoint\x18\t \x01(\x0b\x32\x17.runlease.v1.CheckpointH\x00\x88\x01\x01\x12\x1d\n\x03run\x18\n \x01(\x0b\x32\x10.runlease.v1.Run\x12\x13\n\x0brank_ticket\x18\x0b \x01(\t\x12\x31\n\x0e\x63onfig_changes\x18\x0c \x03(\x0b\x32\x19.runlease.v1.ConfigChange\x12\x0e\n\x06\x63ursor\x18\r \x01(\t\x12\x13\n\x0bincarnation\x18\x0e \x01(\tB\r\n\x0b_checkpoint\"4\n\x0f\x41\x63quireResponse\x12!\n\x05grant\x18\x01 \x01(\x0b\x32\x12.runlease.v1.Grant\"o\n\x0cRenewRequest\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\r\n\x05\x66\x65nce\x18\x02 \x01(\x04\x12\x19\n\x11held_by_own_clock\x18\x03 \x01(\x08\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\"f\n\rRenewResponse\x12\x14\n\x0cremaining_ms\x18\x01 \x01(\x03\x12\x12\n\nreinstated\x18\x02 \x01(\x08\x12\x16\n\x0estop_requested\x18\x03 \x01(\x08\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\"~\n\x0eReleaseRequest\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\r\n\x05\x66\x65nce\x18\x02 \x01(\x04\x12&\n\x07outcome\x18\x03 \x01(\x0e\x32\x15.runlease.v1.RunState\x12\x13\n\x0bundelivered\x18\x04 \x01(\x08\"9\n\x0fReleaseResponse\x12&\n\x07outcome\x18\x01 \x01(\x0e\x32\x15.runlease.v1.RunState\"^\n\x0c\x42reakRequest\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runlease.v1.RunRef\x12\r\n\x05\x66\x65nce\x18\x02 \x01(\x04\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x1e\n\rBreakResponse\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04*\x83\x01\n\nResumeMode\x12\x1b\n\x17RESUME_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11RESUME_MODE_NEVER\x10\x01\x12\x15\n\x11RESUME_MODE_ALLOW\x10\x02\x12\x14\n\x10RESUME_MODE_MUST\x10\x03\x12\x14\n\x10RESUME_MODE_AUTO\x10\x04\x32\x9a\x02\n\x0cLeaseService\x12\x44\n\x07\x41\x63quire\x12\x1b.runlease.v1.AcquireRequest\x1a\x1c.runlease.v1.AcquireResponse\x12>\n\x05Renew\x12\x19.runlease.v1.RenewRequest\x1a\x1a.runlease.v1.RenewResponse\x12\x44\n\x07Release\x12\x1b.runlease.v1.ReleaseRequest\x1a\x1c.runlease.v1.ReleaseResponse\x12>\n\x05\x42reak\x12\x19.runlease.v1.BreakRequest\x1a\x1a.runlease.v1.BreakResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,8 +24,8 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_ACQUIREREQUEST_CONFIGENTRY']._options = None
   _globals['_ACQUIREREQUEST_CONFIGENTRY']._serialized_options = b'8\001'
-  _globals['_RESUMEMODE']._serialized_start=1858
-  _globals['_RESUMEMODE']._serialized_end=1989
+  _globals['_RESUMEMODE']._serialized_start=1921
+  _globals['_RESUMEMODE']._serialized_end=2052
   _globals['_PROOFOFDEATH']._serialized_start=65
   _globals['_PROOFOFDEATH']._serialized_end=172
   _globals['_HISTORYPOINT']._serialized_start=174
@@ -35,21 +35,21 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_ACQUIREREQUEST_CONFIGENTRY']._serialized_start=812
   _globals['_ACQUIREREQUEST_CONFIGENTRY']._serialized_end=857
   _globals['_GRANT']._serialized_start=944
-  _globals['_GRANT']._serialized_end=1311
-  _globals['_ACQUIRERESPONSE']._serialized_start=1313
-  _globals['_ACQUIRERESPONSE']._serialized_end=1365
-  _globals['_RENEWREQUEST']._serialized_start=1367
-  _globals['_RENEWREQUEST']._serialized_end=1457
-  _globals['_RENEWRESPONSE']._serialized_start=1459
-  _globals['_RENEWRESPONSE']._serialized_end=1540
-  _globals['_RELEASEREQUEST']._serialized_start=1542
-  _globals['_RELEASEREQUEST']._serialized_end=1668
-  _globals['_RELEASERESPONSE']._serialized_start=1670
-  _globals['_RELEASERESPONSE']._serialized_end=1727
-  _globals['_BREAKREQUEST']._serialized_start=1729
-  _globals['_BREAKREQUEST']._serialized_end=1823
-  _globals['_BREAKRESPONSE']._serialized_start=1825
-  _globals['_BREAKRESPONSE']._serialized_end=1855
-  _globals['_LEASESERVICE']._serialized_start=1992
-  _globals['_LEASESERVICE']._serialized_end=2274
+  _globals['_GRANT']._serialized_end=1332
+  _globals['_ACQUIRERESPONSE']._serialized_start=1334
+  _globals['_ACQUIRERESPONSE']._serialized_end=1386
+  _globals['_RENEWREQUEST']._serialized_start=1388
+  _globals['_RENEWREQUEST']._serialized_end=1499
+  _globals['_RENEWRESPONSE']._serialized_start=1501
+  _globals['_RENEWRESPONSE']._serialized_end=1603
+  _globals['_RELEASEREQUEST']._serialized_start=1605
+  _globals['_RELEASEREQUEST']._serialized_end=1731
+  _globals['_RELEASERESPONSE']._serialized_start=1733
+  _globals['_RELEASERESPONSE']._serialized_end=1790
+  _globals['_BREAKREQUEST']._serialized_start=1792
+  _globals['_BREAKREQUEST']._serialized_end=1886
+  _globals['_BREAKRESPONSE']._serialized_start=1888
+  _globals['_BREAKRESPONSE']._serialized_end=1918
+  _globals['_LEASESERVICE']._serialized_start=2055
+  _globals['_LEASESERVICE']._serialized_end=2337
 # @@protoc_insertion_point(module_scope)

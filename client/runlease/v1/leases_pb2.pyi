@@ -94,7 +94,7 @@ class AcquireRequest(_message.Message):
     def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., mode: _Optional[_Union[ResumeMode, str]] = ..., nonce: _Optional[str] = ..., ttl_ms: _Optional[int] = ..., holder: _Optional[_Union[_runs_pb2.Holder, _Mapping]] = ..., resume_step: _Optional[int] = ..., resume_from: _Optional[_Union[HistoryPoint, _Mapping]] = ..., fork_from: _Optional[_Union[HistoryPoint, _Mapping]] = ..., name: _Optional[str] = ..., notes: _Optional[str] = ..., tags: _Optional[_Union[_runs_pb2.Tags, _Mapping]] = ..., config: _Optional[_Mapping[str, str]] = ..., wait_ms: _Optional[int] = ..., auto_keys: _Optional[_Iterable[str]] = ..., proof_of_death: _Optional[_Union[ProofOfDeath, _Mapping]] = ..., member: bool = ..., auto_search: bool = ..., last_call: bool = ..., holds: bool = ..., sync: bool = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("fence", "attempt", "ttl_ms", "remaining_ms", "resumed", "previous_state", "next_step", "starting_step", "checkpoint", "run", "rank_ticket", "config_changes", "cursor")
+    __slots__ = ("fence", "attempt", "ttl_ms", "remaining_ms", "resumed", "previous_state", "next_step", "starting_step", "checkpoint", "run", "rank_ticket", "config_changes", "cursor", "incarnation")
     FENCE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     TTL_MS_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +108,7 @@ class Grant(_message.Message):
     RANK_TICKET_FIELD_NUMBER: _ClassVar[int]
     CONFIG_CHANGES_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     fence: int
     attempt: int
     ttl_ms: int
@@ -121,7 +122,8 @@ class Grant(_message.Message):
     rank_ticket: str
     config_changes: _containers.RepeatedCompositeFieldContainer[_runs_pb2.ConfigChange]
     cursor: str
-    def __init__(self, fence: _Optional[int] = ..., attempt: _Optional[int] = ..., ttl_ms: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., resumed: bool = ..., previous_state: _Optional[_Union[_runs_pb2.RunState, str]] = ..., next_step: _Optional[int] = ..., starting_step: _Optional[int] = ..., checkpoint: _Optional[_Union[_runs_pb2.Checkpoint, _Mapping]] = ..., run: _Optional[_Union[_runs_pb2.Run, _Mapping]] = ..., rank_ticket: _Optional[str] = ..., config_changes: _Optional[_Iterable[_Union[_runs_pb2.ConfigChange, _Mapping]]] = ..., cursor: _Optional[str] = ...) -> None: ...
+    incarnation: str
+    def __init__(self, fence: _Optional[int] = ..., attempt: _Optional[int] = ..., ttl_ms: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., resumed: bool = ..., previous_state: _Optional[_Union[_runs_pb2.RunState, str]] = ..., next_step: _Optional[int] = ..., starting_step: _Optional[int] = ..., checkpoint: _Optional[_Union[_runs_pb2.Checkpoint, _Mapping]] = ..., run: _Optional[_Union[_runs_pb2.Run, _Mapping]] = ..., rank_ticket: _Optional[str] = ..., config_changes: _Optional[_Iterable[_Union[_runs_pb2.ConfigChange, _Mapping]]] = ..., cursor: _Optional[str] = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class AcquireResponse(_message.Message):
     __slots__ = ("grant",)
@@ -130,24 +132,28 @@ class AcquireResponse(_message.Message):
     def __init__(self, grant: _Optional[_Union[Grant, _Mapping]] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
-    __slots__ = ("run", "fence", "held_by_own_clock")
+    __slots__ = ("run", "fence", "held_by_own_clock", "incarnation")
     RUN_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     HELD_BY_OWN_CLOCK_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     run: _runs_pb2.RunRef
     fence: int
     held_by_own_clock: bool
-    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., fence: _Optional[int] = ..., held_by_own_clock: bool = ...) -> None: ...
+    incarnation: str
+    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., fence: _Optional[int] = ..., held_by_own_clock: bool = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class RenewResponse(_message.Message):
-    __slots__ = ("remaining_ms", "reinstated", "stop_requested")
+    __slots__ = ("remaining_ms", "reinstated", "stop_requested", "incarnation")
     REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
     REINSTATED_FIELD_NUMBER: _ClassVar[int]
     STOP_REQUESTED_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     remaining_ms: int
     reinstated: bool
     stop_requested: bool
-    def __init__(self, remaining_ms: _Optional[int] = ..., reinstated: bool = ..., stop_requested: bool = ...) -> None: ...
+    incarnation: str
+    def __init__(self, remaining_ms: _Optional[int] = ..., reinstated: bool = ..., stop_requested: bool = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("run", "fence", "outcome", "undelivered")

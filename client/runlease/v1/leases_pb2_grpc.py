@@ -56,13 +56,15 @@ class LeaseServiceServicer(object):
 
     def Renew(self, request, context):
         """ABORTED: STALE_FENCE (ErrorInfo.metadata names the new fence and holder), LEASE_ENDED, REVOKED, RUN_DELETED.
+        UNAVAILABLE, UNCONFIRMED: the store may have lost a newer grant; see RenewRequest.incarnation. The lease is neither
+        extended nor lost: it is lost only once somebody else was granted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Release(self, request, context):
-        """Idempotent. ABORTED where the fence is old and its attempt was not released.
+        """Idempotent. ABORTED where the fence is old and its attempt was not released. UNAVAILABLE, UNCONFIRMED as of Renew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

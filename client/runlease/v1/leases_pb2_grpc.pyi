@@ -43,13 +43,16 @@ class LeaseServiceStub:
         runlease.v1.leases_pb2.RenewRequest,
         runlease.v1.leases_pb2.RenewResponse,
     ]
-    """ABORTED: STALE_FENCE (ErrorInfo.metadata names the new fence and holder), LEASE_ENDED, REVOKED, RUN_DELETED."""
+    """ABORTED: STALE_FENCE (ErrorInfo.metadata names the new fence and holder), LEASE_ENDED, REVOKED, RUN_DELETED.
+    UNAVAILABLE, UNCONFIRMED: the store may have lost a newer grant; see RenewRequest.incarnation. The lease is neither
+    extended nor lost: it is lost only once somebody else was granted.
+    """
 
     Release: grpc.UnaryUnaryMultiCallable[
         runlease.v1.leases_pb2.ReleaseRequest,
         runlease.v1.leases_pb2.ReleaseResponse,
     ]
-    """Idempotent. ABORTED where the fence is old and its attempt was not released."""
+    """Idempotent. ABORTED where the fence is old and its attempt was not released. UNAVAILABLE, UNCONFIRMED as of Renew."""
 
     Break: grpc.UnaryUnaryMultiCallable[
         runlease.v1.leases_pb2.BreakRequest,
@@ -77,13 +80,16 @@ class LeaseServiceAsyncStub:
         runlease.v1.leases_pb2.RenewRequest,
         runlease.v1.leases_pb2.RenewResponse,
     ]
-    """ABORTED: STALE_FENCE (ErrorInfo.metadata names the new fence and holder), LEASE_ENDED, REVOKED, RUN_DELETED."""
+    """ABORTED: STALE_FENCE (ErrorInfo.metadata names the new fence and holder), LEASE_ENDED, REVOKED, RUN_DELETED.
+    UNAVAILABLE, UNCONFIRMED: the store may have lost a newer grant; see RenewRequest.incarnation. The lease is neither
+    extended nor lost: it is lost only once somebody else was granted.
+    """
 
     Release: grpc.aio.UnaryUnaryMultiCallable[
         runlease.v1.leases_pb2.ReleaseRequest,
         runlease.v1.leases_pb2.ReleaseResponse,
     ]
-    """Idempotent. ABORTED where the fence is old and its attempt was not released."""
+    """Idempotent. ABORTED where the fence is old and its attempt was not released. UNAVAILABLE, UNCONFIRMED as of Renew."""
 
     Break: grpc.aio.UnaryUnaryMultiCallable[
         runlease.v1.leases_pb2.BreakRequest,
@@ -115,7 +121,10 @@ class LeaseServiceServicer(metaclass=abc.ABCMeta):
         request: runlease.v1.leases_pb2.RenewRequest,
         context: _ServicerContext,
     ) -> typing.Union[runlease.v1.leases_pb2.RenewResponse, collections.abc.Awaitable[runlease.v1.leases_pb2.RenewResponse]]:
-        """ABORTED: STALE_FENCE (ErrorInfo.metadata names the new fence and holder), LEASE_ENDED, REVOKED, RUN_DELETED."""
+        """ABORTED: STALE_FENCE (ErrorInfo.metadata names the new fence and holder), LEASE_ENDED, REVOKED, RUN_DELETED.
+        UNAVAILABLE, UNCONFIRMED: the store may have lost a newer grant; see RenewRequest.incarnation. The lease is neither
+        extended nor lost: it is lost only once somebody else was granted.
+        """
 
     @abc.abstractmethod
     def Release(
@@ -123,7 +132,7 @@ class LeaseServiceServicer(metaclass=abc.ABCMeta):
         request: runlease.v1.leases_pb2.ReleaseRequest,
         context: _ServicerContext,
     ) -> typing.Union[runlease.v1.leases_pb2.ReleaseResponse, collections.abc.Awaitable[runlease.v1.leases_pb2.ReleaseResponse]]:
-        """Idempotent. ABORTED where the fence is old and its attempt was not released."""
+        """Idempotent. ABORTED where the fence is old and its attempt was not released. UNAVAILABLE, UNCONFIRMED as of Renew."""
 
     @abc.abstractmethod
     def Break(

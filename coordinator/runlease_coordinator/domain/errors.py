@@ -169,7 +169,7 @@ class Unavailable(DomainError):
     """The coordinator cannot decide now.
 
     ``reason`` is one of STORE_UNAVAILABLE, QUARANTINE, UNBOOTSTRAPPED, REQUEST_TOO_OLD, OUT_OF_MEMORY, DRAINING,
-    ARCHIVE_UNAVAILABLE.
+    ARCHIVE_UNAVAILABLE, NOREPLICAS, CLOCK, UNCONFIRMED.
     """
 
     def __init__(self, reason: str, message: str, retry_after_ms: int = 500) -> None:
@@ -177,3 +177,19 @@ class Unavailable(DomainError):
         super().__init__(message)
         self.reason = reason
         self.retry_after_ms = retry_after_ms
+
+
+class Unconfirmed(Unavailable):
+    """The store has lost data since the fence was confirmed, perhaps a newer grant, too.
+
+    A renewal mends it, of a holder that still holds the lease by its own clock and names ``incarnation``.
+    """
+
+    def __init__(self, incarnation: str) -> None:
+        """Name the store's present incarnation."""
+        super().__init__(
+            "UNCONFIRMED",
+            "the store was restarted or failed over, and may have lost a newer grant of this run: its holder has to "
+            "renew first, while it holds it by its own clock; else the run is free once the quarantine is over",
+        )
+        self.incarnation = incarnation

@@ -96,6 +96,7 @@ class Grant:
     config_changes: Sequence[ConfigChange]
     run: Run
     member: bool = False
+    incarnation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class Renewal:
 
     remaining_us: int
     reinstated: bool
+    incarnation: str = ""
 
 
 def checked_ttl_us(ttl_ms: int, max_ttl_us: int) -> int:

@@ -33,6 +33,7 @@ _CODES: dict[type[errors.DomainError], grpc.StatusCode] = {
     errors.Stale: grpc.StatusCode.ABORTED,
     errors.Throttled: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.Unconfirmed: grpc.StatusCode.UNAVAILABLE,
 }
 
 
@@ -51,6 +52,8 @@ def details_of(error: errors.DomainError) -> list[Message]:
         found.append(_resource(f"{error.project}/{error.run_id}", "", str(error)))
     if isinstance(error, errors.Stale) and error.attempt is not None:
         facts["attempt"] = str(error.attempt)
+    if isinstance(error, errors.Unconfirmed):
+        facts["incarnation"] = error.incarnation
     if isinstance(error, errors.RunIdCollision):
         facts["existing_id"] = error.existing_id
     if isinstance(error, errors.LeaseHeld):

@@ -58,8 +58,15 @@ class LeaseService(leases_pb2_grpc.LeaseServiceServicer):
     async def Renew(self, request: pb.RenewRequest, context: _Context) -> pb.RenewResponse:
         """Extend the lease."""
         name = fields.run_name(request.run)
-        renewal = await self._leases.renew(name.project, name.canonical_id, fields.fence(request.fence))
-        return pb.RenewResponse(remaining_ms=renewal.remaining_us // 1000, reinstated=renewal.reinstated)
+        claimed_in = request.incarnation if request.held_by_own_clock else ""
+        renewal = await self._leases.renew(
+            name.project, name.canonical_id, fields.fence(request.fence), claimed_in=claimed_in
+        )
+        return pb.RenewResponse(
+            remaining_ms=renewal.remaining_us // 1000,
+            reinstated=renewal.reinstated,
+            incarnation=renewal.incarnation,
+        )
 
     async def Release(self, request: pb.ReleaseRequest, context: _Context) -> pb.ReleaseResponse:
         """End the attempt."""
@@ -178,4 +185,5 @@ def _grant_message(grant: Grant, ticket: str, cursor: str) -> pb.Grant:
         config_changes=change_messages(grant.config_changes),
         rank_ticket=ticket,
         cursor=cursor,
+        incarnation=grant.incarnation,
     )

@@ -41,6 +41,8 @@ _REFRESH_S = 3.0
 #: Automatic keys that nobody came back with are forgotten after 30 days.
 AUTO_KEY_LIFE_US = 30 * 86_400 * 1_000_000
 _REBINDS_AT_MOST = 5
+#: Requests for a lease that reached the store later than its clock can be judged by, one after the other.
+_CLOCK_TRIES = 3
 
 
 class _Rebound(Exception):
@@ -133,7 +135,14 @@ class LeaseStore:
 
     async def _try(self, wish: Acquisition, keys: RunKeys, request: dict[str, Any]) -> Grant:
         request["latest"] = self._store.clock.latest_us()
-        verdict, rest = await self._store.run("acquire", _acquire_keys(keys, wish), (json.dumps(request),))
+        for _ in range(_CLOCK_TRIES):
+            request["guard"] = self._store.believable_us(keys.partition.meta)
+            verdict, rest = await self._store.run("acquire", _acquire_keys(keys, wish), (json.dumps(request),))
+            if verdict != "CLOCK":
+                break
+            await self._store.judge_clock(keys.partition.meta)
+        else:
+            raise Unavailable("CLOCK", "requests reach the store too slowly to judge its clock: try again")
         request.pop("acquires", None)  # of one call only the first look counts
         if verdict == "REBOUND":
             raise _Rebound
@@ -232,10 +241,13 @@ class LeaseStore:
         )
         return verdict == "TAKEN_BACK"
 
-    async def renew(self, project: str, run_id: str, fence: int) -> Renewal:
+    async def renew(self, project: str, run_id: str, fence: int, *, claimed_in: str = "") -> Renewal:
         """Extend the lease of ``fence`` by its ttl.
 
+        ``claimed_in`` is the incarnation in which its holder held it by its own clock; '' where it does not.
+
         Raises:
+            Unconfirmed: the store has lost data since; it says under which incarnation a claim counts now.
             Stale: a newer fence was granted, the lease was revoked, or the attempt has ended.
             RunDeleted: the run was deleted.
             Unavailable: the store cannot say.
@@ -245,11 +257,11 @@ class LeaseStore:
         verdict, rest = await self._store.run(
             "renew",
             (partition.meta, keys.run, keys.attempts, partition.live, keys.runs, partition.events),
-            (project, run_id, fence, self._lock_delay_us),
+            (project, run_id, fence, self._lock_delay_us, claimed_in),
         )
         if verdict != "RENEWED":
             refuse_fence(verdict, rest, project, run_id, fence, self._store)
-        return Renewal(remaining_us=int(rest[0]), reinstated=rest[1] == 1)
+        return Renewal(remaining_us=int(rest[0]), reinstated=rest[1] == 1, incarnation=rest[2].decode())
 
     async def release(self, project: str, run_id: str, fence: int, outcome: RunState) -> RunState:
         """End the attempt of ``fence``, or the sync; returns the outcome as recorded, or the run's. Idempotent.
@@ -394,6 +406,7 @@ def _grant(verdict: str, rest: Sequence[Any], keys: RunKeys) -> Grant:
         config_changes=changes_of(changes),
         run=run_of(keys.project, keys.canonical_id, fields, now_us, checkpoint=checkpoint),
         member=verdict == "MEMBER",
+        incarnation=fields["epoch"],
     )
 
 

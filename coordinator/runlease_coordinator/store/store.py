@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Sequence
 from secrets import token_hex
 from typing import Any, Literal, NamedTuple
 
-from runlease_coordinator.domain.errors import Unavailable
+from runlease.clock import suspend_aware
+
+from runlease_coordinator.domain.errors import Unavailable, Unconfirmed
+from runlease_coordinator.store.clock import ClockGuard, StoreClock
 from runlease_coordinator.store.connection import StoreConnection
 from runlease_coordinator.store.keys import PARTITIONS, SCHEMA_VERSION, partition_keys, partition_of
 from runlease_coordinator.store.places import place_of
 from runlease_coordinator.store.scripts import scripts
 
-#: How old a request may be by store time when its script runs (DESIGN section 5).
-REQUEST_AGE_US = 30_000_000
-
-
-class StoreClock:
-    """What the store's TIME should be now, from the last answer and the time since."""
-
-    def __init__(self) -> None:
-        """Know nothing yet."""
-        self.seen_us = 0
-        self._seen_at = 0.0
-
-    def observe(self, now_us: int) -> None:
-        """Take the store time that an answer carried."""
-        self.seen_us = now_us
-        self._seen_at = time.monotonic()
-
-    def now_us(self) -> int:
-        """Return what the store's time should be now."""
-        return self.seen_us + int((time.monotonic() - self._seen_at) * 1e6)
-
-    def latest_us(self) -> int:
-        """Return the store time until which a request that arrives now may be decided."""
-        return self.now_us() + REQUEST_AGE_US
+log = logging.getLogger(__name__)
 
 
 Opening = Literal["new", "lost", "embedded"]
@@ -76,6 +56,9 @@ class Store:
         self.metrics = StoreConnection(self.place, "metrics", replicas if replicates_metrics else 0)
         self.reads = StoreConnection(self.place, "reads")
         self._scripts = scripts()
+        #: By the partition's meta: partitions may lie on servers whose clocks differ.
+        self._guards: dict[str, ClockGuard] = {}
+        self._longest_ttl_s = 60.0
 
     async def start(self, timeout_s: float = 5.0) -> None:
         """Connect.
@@ -87,6 +70,8 @@ class Store:
             await connection.start(timeout_s)
         seconds, microseconds = await self.control.call("TIME")
         self.clock.observe(int(seconds) * 1_000_000 + int(microseconds))
+        longest_ttl_us = await self.control.call("HGET", partition_keys(0).meta, "max_ttl_us")
+        self._longest_ttl_s = int(longest_ttl_us or 60e6) / 1e6
 
     async def close(self) -> None:
         """Disconnect."""
@@ -99,12 +84,16 @@ class Store:
         """Run an operation; returns its verdict and what comes behind verdict and store time.
 
         Raises:
-            Unavailable: the store is away, was never opened, is in quarantine, or had the request too long.
+            Unavailable: the store is away, was never opened, lacks replicas, is in quarantine, or had the request too
+                long; `Unconfirmed`: it has lost data since the fence that the operation names was confirmed.
         """
+        sent_at = suspend_aware()
         answer = await (on or self.control).run(self._scripts[name], keys, args)
         verdict = answer[0].decode()
         if len(answer) > 1:
-            self.clock.observe(int(answer[1]))
+            now_us = int(answer[1])
+            self.clock.observe(now_us)
+            self._guard(keys[0]).observe(now_us, sent_at)
         match verdict:
             case "UNBOOTSTRAPPED":
                 raise Unavailable(
@@ -113,11 +102,47 @@ class Store:
             case "QUARANTINE":
                 left_ms = int(answer[2]) // 1000 + 1
                 raise Unavailable(
-                    verdict, f"the store was restarted or failed over: no grants for {left_ms / 1000:.1f} s", left_ms
+                    verdict,
+                    f"the store was restarted, failed over or put its clock on: no grants for {left_ms / 1000:.1f} s",
+                    left_ms,
+                )
+            case "UNCONFIRMED":
+                raise Unconfirmed(answer[2].decode())
+            case "NOREPLICAS":
+                online, needed = int(answer[2]), int(answer[3])
+                raise Unavailable(
+                    verdict, f"{online} replicas of the store are online, {needed} have to acknowledge a write", 1000
                 )
             case "TOO_OLD":
                 raise Unavailable("REQUEST_TOO_OLD", "the request waited for the store for over 30 s: repeat it")
         return verdict, answer[2:]
+
+    def believable_us(self, meta: str) -> int:
+        """Return the latest TIME to believe now in the partition of ``meta``."""
+        return self._guard(meta).latest_us(suspend_aware())
+
+    async def judge_clock(self, meta: str) -> None:
+        """Find out why a request met a TIME beyond belief: it was slow, or the clock stepped: then quarantine starts.
+
+        Raises:
+            Unavailable: QUARANTINE, since the clock stepped; or the store is away.
+        """
+        await self.run("quarantine", (meta,), ("",))
+        told_us, latest_us = self.clock.seen_us, self.believable_us(meta)  # after the answer: its way does not count
+        if told_us > latest_us:
+            log.warning(
+                "the store's clock is %.3f s ahead of what it can be: no grants in %s until all leases that it may "
+                "have shortened have ended; keep the clocks of its machines in step",
+                (told_us - latest_us) / 1e6,
+                meta,
+            )
+            await self.run("quarantine", (meta,), (latest_us,))
+
+    def _guard(self, meta: str) -> ClockGuard:
+        guard = self._guards.get(meta)
+        if guard is None:
+            guard = self._guards[meta] = ClockGuard(self._longest_ttl_s)
+        return guard
 
     async def shared_secret(self) -> bytes:
         """Return the secret that the coordinators of this store share; the first one makes it."""

@@ -6,12 +6,13 @@
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 wait  8 waitx  9 auto  10 ckpt  11 ckptdoc
 --       12 parent's run (the run itself where there is none, or it is not known)
 -- ARGV  1 project  2 canonical ID  3 nonce ('': any)  4 call ('': any)  5 fence ('': any)
--- Returns {'TAKEN_BACK' | 'KEPT' (nothing to take back, or it was written under or renewed), now} or {'UNBOOTSTRAPPED'}.
+-- Returns {'TAKEN_BACK' | 'KEPT' (nothing to take back, it was written under or renewed, or was perhaps
+-- superseded by what the store has lost), now} or {'UNBOOTSTRAPPED'} or {'NOREPLICAS', ...}.
 local project, id, nonce, call, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local run_key, attempts_key, live_key, runs_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local wait_key, waitx_key, auto_key = KEYS[7], KEYS[8], KEYS[9]
 local member = project .. '/' .. id
-local now, _, refusal = gate(KEYS[1])
+local now, _, refusal, epoch = gate(KEYS[1])
 if refusal then return refusal end
 if string.match(redis.call('HGET', waitx_key, nonce) or '', ' (%S+)$') == call then
   leave_queue(wait_key, waitx_key, nonce)
@@ -19,8 +20,8 @@ end
 
 local function take_back()
   local run = redis.call('HMGET', run_key, 'fence', 'end', 'wrote', 'attempt', 'nonce', 'parent', 'call', 'children',
-    'sync')
-  local same = run[2] == '' and (nonce == '' or run[5] == nonce) and (call == '' or run[7] == call)
+    'sync', 'epoch')
+  local same = run[2] == '' and is_confirmed(run[10], epoch) and (nonce == '' or run[5] == nonce) and (call == '' or run[7] == call)
     and (fence == '' or run[1] == fence)
   if not same then return 'KEPT' end
   local attempt = run[4]

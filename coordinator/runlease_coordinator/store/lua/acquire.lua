@@ -12,7 +12,7 @@
 --         pid_namespace, pid, process_started}, auto_keys (will be bound to the run, until auto_until), auto_search (the
 --         keys chose the run: auto_found did, or none was bound), sync (holds the run for what its ended attempts bring
 --         in: opens no attempt), acquires (the default limit per second; absent: not counted, a look of a call that waits),
---         acquires_burst
+--         acquires_burst, guard (the latest store time that its coordinator believes)
 -- Returns {verdict, now, ...}:
 --   GRANTED  fence, attempt, remaining (us, the ttl at most), resumed (0|1), previous end, next_step, starting_step,
 --            checkpoint document ('' if none), config changes [key, before, after, ...], record [field, value, ...]
@@ -22,7 +22,8 @@
 --   COLLISION  ID as first typed          PARENT_ABSENT PARENT_DELETED   PARENT_STEP  parent's next step
 --   NONCE_ENDED  its attempt (0: that of a sync)     QUARANTINE  left (us)
 --   THROTTLED  limit's rate, us until it is worth another try
---   DELETED NOT_FOUND TOO_OLD REBOUND UNBOOTSTRAPPED
+--   CLOCK (store time is beyond the guard: nothing is decided)
+--   DELETED NOT_FOUND TOO_OLD REBOUND UNBOOTSTRAPPED NOREPLICAS
 local request = cjson.decode(ARGV[1])
 local project, id, nonce = request.project, request.id, request.nonce
 -- A fork is a new run, always; a sync is of one that is there.
@@ -32,8 +33,9 @@ local live_key, runs_key, projects_key, events_key = KEYS[6], KEYS[7], KEYS[8], 
 local wait_key, waitx_key, auto_key = KEYS[10], KEYS[11], KEYS[12]
 local member = project .. '/' .. id
 
-local now, quarantine, refusal = gate(meta_key)
+local now, quarantine, refusal, epoch = gate(meta_key)
 if refusal then return refusal end
+if quarantine == 0 and now > request.guard then return {'CLOCK', text(now)} end
 if now > request.latest then return {'TOO_OLD', text(now)} end
 local rate = request.acquires and tonumber(redis.call('HGET', KEYS[18], 'acquires') or request.acquires)
 if rate and rate > 0 then
@@ -44,8 +46,8 @@ if rate and rate > 0 then
 end
 
 local old = redis.call('HMGET', run_key, 'id', 'deleted', 'end', 'expiry', 'avail', 'fence', 'attempt', 'nonce',
-  'next', 'granted', 'holder', 'sync', 'ttl', 'call')
-local exists = old[1] ~= false
+  'next', 'granted', 'holder', 'sync', 'ttl', 'call', 'epoch')
+local exists, confirmed = old[1] ~= false, is_confirmed(old[15], epoch)
 if exists and request.typed ~= old[1] and request.typed ~= id then
   return {'COLLISION', text(now), old[1]}
 end
@@ -76,7 +78,7 @@ if quarantine > 0 and not old[2] then return {'QUARANTINE', text(now), text(quar
 -- writes in any case: a WAIT behind it covers the grant, too.
 local earlier = redis.call('HGET', attempts_key, 'nonce.' .. nonce)
 if earlier then
-  if nonce == old[8] and old[3] == '' and now < tonumber(old[4]) and not old[2] then
+  if nonce == old[8] and confirmed and old[3] == '' and now < tonumber(old[4]) and not old[2] then
     -- Once renewed (call: '') it was delivered, and no call may take it back.
     redis.call('HSET', run_key, 'call', old[14] == '' and '' or request.call)
     return answer('GRANTED', old[6], earlier, remaining(), {})
@@ -88,7 +90,9 @@ if request.auto_search then -- always with keys
   if key ~= request.auto_found or (key and bound ~= id) then return {'REBOUND', text(now)} end
 end
 
-local run = exists and {deleted = old[2], ['end'] = old[3], expiry = tonumber(old[4]), avail = tonumber(old[5])} or nil
+-- Behind the quarantine a record that nobody has confirmed holds nothing, whatever its expiry says.
+local run = exists and {deleted = old[2], ['end'] = old[3], expiry = confirmed and tonumber(old[4]) or 0,
+  avail = confirmed and tonumber(old[5]) or 0} or nil
 local prover = request.proof and cjson.decode(request.holder)
 if prover and run and not run.deleted and now < run.avail
   and proves_death(request.proof, old[6], cjson.decode(old[11]), prover) then
@@ -143,11 +147,11 @@ end
 local previous, next_step, attempt, last_fence = '', '0', 1, 0
 if exists then
   previous, next_step, attempt, last_fence = old[3], old[9], tonumber(old[7]) + 1, tonumber(old[6])
-  if previous == '' then -- expired and not swept yet
+  if previous == '' then -- expired and not swept yet, or lost
     local kind
-    previous, kind = end_lease(attempts_key, run_key, old[6], old[7], '', old[12], 'crashed', tonumber(old[4]),
-      'expired')
-    event(events_key, tonumber(old[4]), project, id, kind, old[6], old[7])
+    local ended = math.min(now, tonumber(old[4]))
+    previous, kind = end_lease(attempts_key, run_key, old[6], old[7], '', old[12], 'crashed', ended, 'expired')
+    event(events_key, ended, project, id, kind, old[6], old[7])
   end
   -- What came in after its end counts, too.
   local counted = redis.call('HMGET', run_key, 'a_points', 'a_last')
@@ -168,7 +172,7 @@ local fence = text(math.max(last_fence + 1, now))
 local who = cjson.decode(request.holder)
 redis.call('HSET', run_key, 'fence', fence, 'nonce', nonce, 'call', request.call, 'holder', request.holder,
   'ttl', text(request.ttl), 'granted', text(now), 'updated', text(now), 'expiry', text(now + request.ttl),
-  'avail', text(now + request.ttl + request.lock_delay), 'end', '')
+  'avail', text(now + request.ttl + request.lock_delay), 'end', '', 'epoch', epoch)
 redis.call('HDEL', run_key, 'revoked')
 redis.call('ZADD', live_key, text(now + request.ttl), member)
 redis.call('ZADD', runs_key, text(now), id)

@@ -15,7 +15,8 @@
 -- Returns {verdict, now, ...}:
 --   APPENDED DUPLICATE  seq      GAP  last seq      SEGMENT  current segment      NOT_LOST  entries missing      SESSION
 --   THROTTLED  limit's name, rate, points or bytes left, us until the entry is worth another try, us until all is paid
---   STALE  record [field, value, ...]               ABSENT DELETED UNBOOTSTRAPPED
+--   STALE  record [field, value, ...]               ABSENT DELETED UNBOOTSTRAPPED NOREPLICAS
+--   UNCONFIRMED  epoch, quarantine left (us): a newer fence may be lost; the holder has to renew first
 local fence, writer, session, seq, segment = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local kind, payload, points, step = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local id, is_barrier, defaults = ARGV[10], ARGV[11] == '1', {unpack(ARGV, 12, 16)}
@@ -24,13 +25,15 @@ local limits_key, gcra_key = KEYS[8], KEYS[9]
 local run_key, attempts_key, log_key, seq_key, ckpt_key, doc_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local is_main = writer == 'main'
 
-local now, _, refusal = gate(KEYS[1])
+local now, quarantine, refusal, epoch = gate(KEYS[1])
 if refusal then return refusal end
 local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'wrote', 'next', 'attempt', 'last', 'a_last',
-  'tat.points', 'tat.bytes', 'end')
+  'tat.points', 'tat.bytes', 'end', 'epoch')
+if is_newer(fence, run[1], run[11], epoch, quarantine) then return unconfirmed(now, epoch, quarantine) end
 if not run[1] then return {'ABSENT', text(now)} end
 if run[2] then return {'DELETED', text(now)} end
 if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
+if not is_confirmed(run[11], epoch) then return unconfirmed(now, epoch, quarantine) end
 local last_fence, owner, last_seq, current, wrote, late = writer_state(seq_key, writer)
 if last_fence ~= fence or owner ~= session or late ~= ARGV[20] then return {'SESSION', text(now)} end
 last_seq, current = tonumber(last_seq), tonumber(current)

@@ -5,11 +5,6 @@
 --       3 max ttl of a new one (us), where nothing is given  4 schema version
 --       5 how: 'new'; 'lost': a new one in place of one that had data; 'embedded': taken over, nothing is ever lost
 -- Returns {'OPENED' | 'CHANGED' | 'PRESENT', now}.
-local function incarnation_now(replicas)
-  local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
-  return replicas == '0' and replid or replid .. ':' .. string.match(redis.call('INFO', 'stats'), 'sync_full:(%d+)')
-end
-
 local now, how = now_us(), ARGV[5]
 local meta = redis.call('HMGET', KEYS[1], 'incarnation', 'epoch', 'max_ttl_us', 'replicas', 'quarantine_us',
   'quarantine_until_us')
@@ -22,10 +17,10 @@ local replicas = ARGV[2] ~= '' and ARGV[2] or was_replicas
 local quarantine_us = how == 'embedded' and 0 or math.max(max_ttl * 1.02 + 2000000, tonumber(meta[5] or 0))
 local verdict = 'PRESENT'
 if not incarnation or how == 'embedded' then
-  verdict, incarnation, until_us = 'OPENED', incarnation_now(replicas), how == 'lost' and now + quarantine_us or 0
+  verdict, incarnation, until_us = 'OPENED', incarnation_of(tonumber(replicas)), how == 'lost' and now + quarantine_us or 0
 elseif replicas ~= was_replicas then
   -- What reached fewer replicas until now may be lost as with a failover.
-  verdict, incarnation = 'CHANGED', incarnation_now(replicas)
+  verdict, incarnation = 'CHANGED', incarnation_of(tonumber(replicas))
   epoch, until_us = math.max(epoch + 1, now), now + quarantine_us
 elseif max_ttl ~= was_max_ttl then
   verdict = 'CHANGED'

@@ -5,13 +5,14 @@
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 wait  8 waitx
 -- ARGV  1 project  2 canonical ID  3 fence  4 '1' to force  5 reason  6 by whom
 -- Returns {verdict, now, ...}:
---   BROKEN  fence after the break     STALE  record [field, value, ...]     FREE (nobody holds it) ABSENT DELETED UNBOOTSTRAPPED
+--   BROKEN  fence after the break     STALE  record [field, value, ...]     FREE (nobody holds it) ABSENT DELETED
+--   UNCONFIRMED  epoch, quarantine left (us): the lease may be lost, or superseded     UNBOOTSTRAPPED NOREPLICAS
 local project, id, fence, force, reason, by = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[5], ARGV[6]
 local run_key, attempts_key = KEYS[2], KEYS[3]
-local now, _, refusal = gate(KEYS[1])
+local now, quarantine, refusal, epoch = gate(KEYS[1])
 if refusal then return refusal end
 local run = redis.call('HMGET', run_key, 'fence', 'end', 'attempt', 'deleted', 'avail', 'broken',
-  'revoked', 'sync')
+  'revoked', 'sync', 'epoch')
 if not run[1] then return {'ABSENT', text(now)} end
 if run[4] then return {'DELETED', text(now)} end
 local broken, fence_then = string.match(run[6] or '', '^(%d+) (%d+)$')
@@ -20,7 +21,9 @@ if broken == fence then -- a repetition: the break is done
   return {'BROKEN', text(now), fence_then}
 end
 if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
-if tonumber(run[5]) <= now then return {'FREE', text(now)} end
+local confirmed = is_confirmed(run[9], epoch)
+if quarantine > 0 and not confirmed then return unconfirmed(now, epoch, quarantine) end
+if tonumber(run[5]) <= now or not confirmed then return {'FREE', text(now)} end
 
 local details = {reason = reason, by = by}
 if not force then

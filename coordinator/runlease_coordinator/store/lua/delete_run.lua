@@ -4,23 +4,27 @@
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 auto
 -- ARGV  1 project  2 canonical ID  3 fence that the caller saw  4 reason
 -- Returns {verdict, now, ...}:  DELETED     HELD STALE  record [field, value, ...]     ABSENT UNBOOTSTRAPPED
+--   UNCONFIRMED  epoch, quarantine left (us): its holder may yet confirm it
 local project, id, fence, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local run_key = KEYS[2]
-local now, _, refusal = gate(KEYS[1])
+local now, quarantine, refusal, epoch = gate(KEYS[1])
 if refusal then return refusal end
-local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'end', 'expiry', 'attempt', 'sync')
+local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'end', 'expiry', 'attempt', 'sync', 'epoch')
 if not run[1] then return {'ABSENT', text(now)} end
 if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
 if run[2] then
   redis.call('HSET', run_key, 'deleted', run[2])
   return {'DELETED', text(now)}
 end
-if run[3] == '' and now < tonumber(run[4]) then return {'HELD', text(now), redis.call('HGETALL', run_key)} end
+local confirmed = is_confirmed(run[7], epoch)
+if quarantine > 0 and not confirmed then return unconfirmed(now, epoch, quarantine) end
+if confirmed and run[3] == '' and now < tonumber(run[4]) then return {'HELD', text(now), redis.call('HGETALL', run_key)} end
 local ending = run[3]
 if ending == '' then -- expired and not swept yet
   local kind
-  ending, kind = end_lease(KEYS[3], run_key, fence, run[5], '', run[6], 'crashed', tonumber(run[4]), 'expired')
-  event(KEYS[6], tonumber(run[4]), project, id, kind, fence, run[5])
+  local ended = math.min(now, tonumber(run[4]))
+  ending, kind = end_lease(KEYS[3], run_key, fence, run[5], '', run[6], 'crashed', ended, 'expired')
+  event(KEYS[6], ended, project, id, kind, fence, run[5])
 end
 redis.call('HSET', run_key, 'end', ending, 'deleted', text(now), 'updated', text(now),
   'expiry', '0', 'avail', '0') -- its holder does not get it back, not even if it is undeleted

@@ -5,12 +5,14 @@
 -- Returns {verdict, now, ...}:
 --   OPENED  seq, segment, wrote (0|1), fence of the attempt     STALE  record [field, value, ...]
 --   NO_SYNC (the fence is not that of a sync)   IS_SYNC (name an attempt)   NO_ATTEMPT     ABSENT DELETED UNBOOTSTRAPPED
---   SESSION (another one has replaced it)
+--   SESSION (another one has replaced it)     NOREPLICAS
+--   UNCONFIRMED  epoch, quarantine left (us): the holder has to renew first
 local fence, writer, session, late = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local seq_key, attempts_key = KEYS[3], KEYS[4]
-local now, _, refusal = gate(KEYS[1])
+local now, quarantine, refusal, epoch = gate(KEYS[1])
 if refusal then return refusal end
-local run = redis.call('HMGET', KEYS[2], 'fence', 'deleted', 'sync')
+local run = redis.call('HMGET', KEYS[2], 'fence', 'deleted', 'sync', 'epoch')
+if is_newer(fence, run[1], run[4], epoch, quarantine) then return unconfirmed(now, epoch, quarantine) end
 if not run[1] then return {'ABSENT', text(now)} end
 if run[2] then return {'DELETED', text(now)} end
 local own = redis.call('HGET', attempts_key, 'fence.' .. fence)
@@ -18,6 +20,7 @@ local is_sync = run[3] == fence
 if run[1] ~= fence or not (own or is_sync) then -- or no attempt has this fence
   return {'STALE', text(now), redis.call('HGETALL', KEYS[2])}
 end
+if not is_confirmed(run[4], epoch) then return unconfirmed(now, epoch, quarantine) end
 local attempt, attempt_fence = own, fence
 if late ~= '0' then
   if not is_sync then return {'NO_SYNC', text(now)} end

@@ -11,22 +11,58 @@ local function now_us()
   return time[1] * 1000000 + time[2]
 end
 
--- Compares the store's replication ID with the one that opened the partition (DESIGN: incarnation). A change means
--- restart, failover or restore: no grants until every lease that may have been lost has expired.
--- Returns now, microseconds of quarantine left (0: none), refusal (nil: go on).
+-- What the store's data are known by, and how many replicas are online. A restart, a failover and a restore change the
+-- replication ID; a primary that was cut off and named again has it still, but its replicas needed a full sync.
+-- replicas: how many of them have to acknowledge a write; 0: they are not looked at.
+local function incarnation_of(replicas)
+  if replicas == 0 then return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'), 0 end
+  local info = redis.call('INFO', 'replication', 'stats')
+  local _, online = string.gsub(info, 'state=online', '')
+  return string.match(info, 'master_replid:(%x+)') .. ':' .. string.match(info, 'sync_full:(%d+)'), online
+end
+
+-- Compares the store's incarnation with the one that opened the partition. A change means restart, failover or restore:
+-- a new epoch, and no grants until every lease that may have been lost has expired. A store that loses nothing (its
+-- quarantine is 0) has none. Too few replicas are refused first: the old primary may still be heard where the rest is.
+-- Returns now, microseconds of quarantine left (0: none), refusal (nil: go on), epoch (text).
 local function gate(meta_key)
   local now = now_us()
-  local meta = redis.call('HMGET', meta_key, 'incarnation', 'quarantine_until_us', 'quarantine_us')
-  if not meta[1] then
-    return now, 0, {'UNBOOTSTRAPPED'}
+  local meta = redis.call('HMGET', meta_key, 'incarnation', 'quarantine_until_us', 'quarantine_us', 'epoch', 'replicas')
+  if not meta[1] then return now, 0, {'UNBOOTSTRAPPED'} end
+  local replicas = tonumber(meta[5] or 0)
+  local incarnation, online = incarnation_of(replicas)
+  if online < replicas then return now, 0, {'NOREPLICAS', text(now), text(online), text(replicas)} end
+  local until_us, epoch = tonumber(meta[2]), meta[4] or '0'
+  if meta[1] ~= incarnation then
+    redis.call('HSET', meta_key, 'incarnation', incarnation)
+    local quarantine_us = tonumber(meta[3])
+    if quarantine_us > 0 then
+      -- Where the clock is behind: not what another failover, from the same data, has made or will make of it.
+      local above = tonumber(epoch) + 1 + tonumber(string.sub(incarnation, 1, 5), 16)
+      until_us, epoch = now + quarantine_us, text(math.max(above, now))
+      redis.call('HSET', meta_key, 'quarantine_until_us', text(until_us), 'epoch', epoch)
+    end
   end
-  local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
-  local until_us = tonumber(meta[2])
-  if meta[1] ~= replid then
-    until_us = now + tonumber(meta[3])
-    redis.call('HSET', meta_key, 'incarnation', replid, 'quarantine_until_us', text(until_us))
-  end
-  return now, math.max(0, until_us - now), nil
+  return now, math.max(0, until_us - now), nil, epoch
+end
+
+-- Whether a record is the last word about its run: granted or renewed in this epoch, so nothing newer can be lost.
+local function is_confirmed(record_epoch, epoch)
+  return (record_epoch or '0') == epoch
+end
+
+-- Whether a fence may have been granted though its run's record (its fence and epoch; false: no record) does not know it:
+-- data were lost. A record that was confirmed since knows of all grants, but in quarantine, in which a lease that was
+-- ended by force may be confirmed before its successor's. A run without a record may also have been removed: then nothing
+-- was lost since that fence.
+local function is_newer(fence, record_fence, record_epoch, epoch, quarantine)
+  if not record_fence then return quarantine > 0 or tonumber(epoch) > tonumber(fence) end
+  return tonumber(fence) > tonumber(record_fence) and (quarantine > 0 or not is_confirmed(record_epoch, epoch))
+end
+
+-- The refusal of what only the holder's own renewal makes good again.
+local function unconfirmed(now, epoch, quarantine)
+  return {'UNCONFIRMED', text(now), epoch, text(quarantine)}
 end
 
 -- One entry of the partition's audit log, trimmed to about 10 000, oldest first; those who watch are told.

@@ -5,14 +5,16 @@
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events  7 wait  8 waitx  9 auto
 -- ARGV  1 project  2 canonical ID  3 fence  4 outcome
 -- Returns {verdict, now, ...}:
---   RELEASED  outcome as recorded     STALE  record [field, value, ...]     ABSENT DELETED UNBOOTSTRAPPED
+--   RELEASED  outcome as recorded     STALE  record [field, value, ...]     ABSENT DELETED UNBOOTSTRAPPED NOREPLICAS
+--   UNCONFIRMED  epoch, quarantine left (us): the holder has to renew first, or its outcome comes by a sync
 local project, id, fence, outcome = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local meta_key, run_key, attempts_key = KEYS[1], KEYS[2], KEYS[3]
 local live_key, runs_key, events_key = KEYS[4], KEYS[5], KEYS[6]
 
-local now, _, refusal = gate(meta_key)
+local now, quarantine, refusal, epoch = gate(meta_key)
 if refusal then return refusal end
-local run = redis.call('HMGET', run_key, 'fence', 'end', 'expiry', 'attempt', 'deleted', 'sync')
+local run = redis.call('HMGET', run_key, 'fence', 'end', 'expiry', 'attempt', 'deleted', 'sync', 'epoch')
+if is_newer(fence, run[1], run[7], epoch, quarantine) then return unconfirmed(now, epoch, quarantine) end
 if not run[1] then return {'ABSENT', text(now)} end
 if run[1] ~= fence then
   local attempt = redis.call('HGET', attempts_key, 'fence.' .. fence)
@@ -29,6 +31,7 @@ if run[2] ~= '' and tonumber(run[3]) == 0 then
   redis.call('HSET', run_key, 'end', run[2])
   return {'RELEASED', text(now), run[2]}
 end
+if not is_confirmed(run[7], epoch) then return unconfirmed(now, epoch, quarantine) end
 -- 'released', since a sweep, a break, a proof of death end it, too.
 local ending, kind = end_lease(attempts_key, run_key, fence, run[4], run[2], run[6], outcome, now, 'released',
   'released', '1')

@@ -2,25 +2,33 @@
 -- Extends a lease by its ttl; gives an expired one back to its holder while nobody else was granted.
 -- Whoever renews has the grant: from then on no call takes it back as undelivered, however late (abandon.lua).
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events
--- ARGV  1 project  2 canonical ID  3 fence  4 lock-delay (us)
+-- ARGV  1 project  2 canonical ID  3 fence  4 lock-delay (us)  5 the epoch in which its holder still held it by its own
+--       clock ('': it does not)
+-- In quarantine only such a claim counts: who was HELD in this epoch cannot have been superseded before it. The claim is
+-- that of this epoch or none: one that lay in a frozen coordinator may be older than a grant that was lost.
 -- Returns {verdict, now, ...}:
---   RENEWED  remaining (us), reinstated (0|1)     ENDED  recorded end
+--   RENEWED  remaining (us), reinstated (0|1), epoch     ENDED  recorded end
+--   UNCONFIRMED  epoch, quarantine left (us): perhaps a newer grant was lost; nothing was extended
 --   REVOKED  remaining (us, the ttl at most): an operator wants it back, nothing was extended
---   STALE  record [field, value, ...]             ABSENT DELETED UNBOOTSTRAPPED
+--   STALE  record [field, value, ...]             ABSENT DELETED UNBOOTSTRAPPED NOREPLICAS
 local project, id, fence, lock_delay = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local meta_key, run_key, attempts_key = KEYS[1], KEYS[2], KEYS[3]
 local live_key, runs_key, events_key = KEYS[4], KEYS[5], KEYS[6]
 
-local now, _, refusal = gate(meta_key)
+local now, quarantine, refusal, epoch = gate(meta_key)
 if refusal then return refusal end
 local run = redis.call('HMGET', run_key, 'fence', 'end', 'expiry', 'ttl', 'deleted', 'attempt', 'granted',
-  'revoked', 'sync')
+  'revoked', 'sync', 'epoch')
+if is_newer(fence, run[1], run[10], epoch, quarantine) then return unconfirmed(now, epoch, quarantine) end
 if not run[1] then return {'ABSENT', text(now)} end
 if run[5] then return {'DELETED', text(now)} end
 if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
 local expiry, ttl = tonumber(run[3]), tonumber(run[4])
 if run[2] ~= '' and expiry == 0 then return {'ENDED', text(now), run[2]} end
 if run[8] then return {'REVOKED', text(now), text(math.max(0, math.min(expiry - now, ttl)))} end
+if quarantine > 0 and ARGV[5] ~= epoch or quarantine == 0 and not is_confirmed(run[10], epoch) then
+  return unconfirmed(now, epoch, quarantine)
+end
 
 local reinstated = 0
 if now >= expiry then
@@ -35,6 +43,7 @@ if now >= expiry then
   redis.call('ZADD', runs_key, text(now), id)
   event(events_key, now, project, id, is_sync and 'sync_began' or 'reinstated', fence, run[6])
 end
-redis.call('HSET', run_key, 'end', '', 'expiry', text(now + ttl), 'avail', text(now + ttl + lock_delay), 'call', '')
+redis.call('HSET', run_key, 'end', '', 'expiry', text(now + ttl), 'avail', text(now + ttl + lock_delay), 'call', '',
+  'epoch', epoch)
 redis.call('ZADD', live_key, text(now + ttl), project .. '/' .. id)
-return {'RENEWED', text(now), text(ttl), reinstated}
+return {'RENEWED', text(now), text(ttl), reinstated, epoch}

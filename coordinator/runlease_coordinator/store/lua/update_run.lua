@@ -4,14 +4,19 @@
 -- ARGV  1 project  2 canonical ID  3 fence ('0': an operator's change)  4 '=name' or ''  5 '=notes' or ''
 --       6 '=tags' (JSON) or ''  7... 'config.KEY' or 'summary.KEY', JSON, ...
 -- Returns {verdict, now, ...}:  UPDATED     STALE  record [field, value, ...]     ABSENT DELETED UNBOOTSTRAPPED
+--   UNCONFIRMED  epoch, quarantine left (us): the fence is the record's, but a newer one may be lost
 local project, id, fence = ARGV[1], ARGV[2], ARGV[3]
 local run_key, attempts_key = KEYS[2], KEYS[3]
-local now, _, refusal = gate(KEYS[1])
+local now, quarantine, refusal, epoch = gate(KEYS[1])
 if refusal then return refusal end
-local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'attempt')
+local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'attempt', 'epoch')
+if fence ~= '0' and is_newer(fence, run[1], run[4], epoch, quarantine) then return unconfirmed(now, epoch, quarantine) end
 if not run[1] then return {'ABSENT', text(now)} end
 if run[2] then return {'DELETED', text(now)} end
-if fence ~= '0' and fence ~= run[1] then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
+if fence ~= '0' then
+  if fence ~= run[1] then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
+  if not is_confirmed(run[4], epoch) then return unconfirmed(now, epoch, quarantine) end
+end
 for i, field in ipairs({'name', 'notes', 'tags'}) do
   local value = ARGV[3 + i]
   if value ~= '' then redis.call('HSET', run_key, field, string.sub(value, 2)) end
