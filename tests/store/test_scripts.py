@@ -167,7 +167,7 @@ def test_a_fence_that_never_was_changes_nothing(live: LiveStore, project: str, o
 def test_a_run_that_is_not_there_is_not_made(live: LiveStore, project: str, operation: str) -> None:
     before = live.dump(project)
     with pytest.raises((Stale, RunNotFound)):
-        live.run(FENCED[operation](live, project, 5))
+        live.run(FENCED[operation](live, project, live.now_us()))
     assert live.dump(project) == before
 
 
