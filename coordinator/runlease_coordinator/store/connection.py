@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, NoReturn
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, ResponseError
@@ -34,21 +35,77 @@ _OVERDUE_S = 1.0
 _FINAL = (AuthenticationError, NoPermissionError)
 
 
-class StoreConnection:
+class Lane(ABC):
+    """A way to the store for one kind of calls."""
+
+    def __init__(self, replicas: int) -> None:
+        """Take how many replicas its scripts' writes reach."""
+        self._replicas = replicas
+
+    @abstractmethod
+    async def start(self, timeout_s: float) -> None:
+        """Connect.
+
+        Raises:
+            Unavailable: not connected within ``timeout_s``; the message says why.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Disconnect; calls in flight fail."""
+
+    @abstractmethod
+    async def call(self, *words: Any, replicas: int = 0) -> Any:
+        """Send one command, to where its key is, and return its answer, once so many replicas have what it wrote.
+
+        Raises:
+            Unavailable: the store is away, or in a state in which it takes nothing; whether the command took effect is
+                not known. NOT_REPLICATED: it did, and may be lost with the primary.
+            ResponseError: the store's own refusal.
+        """
+
+    @abstractmethod
+    async def everywhere(self, *words: Any) -> list[Any]:
+        """Send one command to each server that has a part of the store, and return the answers; errors as of `call`."""
+
+    @abstractmethod
+    def doubt(self) -> None:
+        """Have it looked at again where the store is: what it answers is not what a primary would."""
+
+    async def run(self, script: Script, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
+        """Run a script and return its answer, once the lane's replicas have what it wrote; errors as of `call`."""
+        try:
+            return await self.call("EVALSHA", script.sha, len(keys), *keys, *args, replicas=self._replicas)
+        except NoScriptError:  # somebody flushed the script cache; EVAL fills it again
+            return await self.call("EVAL", script.source, len(keys), *keys, *args, replicas=self._replicas)
+
+
+class StoreConnection(Lane):
     """One pipelined connection; calls are answered in the order in which they were made."""
 
     def __init__(self, place: Place, name: str, replicas: int = 0) -> None:
         """Take the place that it goes to, a name for logs, and how many replicas its scripts' writes reach."""
+        super().__init__(replicas)
         self._place = place
         self._name = name
-        self._replicas = replicas
         self._wire: Wire | None = None
         self._connected = asyncio.Event()
-        #: Set once the first attempt has come to an end that is worth telling.
+        #: Set once the first attempt has come to an end, and once to one that is worth telling.
+        self._tried = asyncio.Event()
         self._settled = asyncio.Event()
         self._doubt = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._why_not = "not connected yet"
+
+    def begin(self) -> None:
+        """Connect in the background."""
+        self._task = asyncio.create_task(self._run(), name=f"store-{self._name}")
+
+    async def tried(self, timeout_s: float) -> None:
+        """Wait until the first attempt to connect has come to an end, for at most ``timeout_s``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._tried.wait()
 
     async def start(self, timeout_s: float) -> None:
         """Connect and load the scripts.
@@ -56,7 +113,7 @@ class StoreConnection:
         Raises:
             Unavailable: not connected within ``timeout_s``; the message says why.
         """
-        self._task = asyncio.create_task(self._run(), name=f"store-{self._name}")
+        self.begin()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._settled.wait()
@@ -72,40 +129,55 @@ class StoreConnection:
                 await self._task
             self._task = None
 
-    async def call(self, *command: Any, replicas: int = 0) -> Any:
-        """Send one command and return its answer, once so many replicas have what it wrote.
+    async def call(self, *words: Any, replicas: int = 0) -> Any:
+        """See `Lane.call`."""
+        try:
+            return await self.send(words, replicas)
+        except NoScriptError:
+            raise
+        except ResponseError as error:
+            self.refuse(error)
 
-        Raises:
-            Unavailable: the store is away, or in a state in which it takes nothing; whether the command took effect is
-                not known. NOT_REPLICATED: it did, and may be lost with the primary.
-            ResponseError: the store's own refusal.
+    async def everywhere(self, *words: Any) -> list[Any]:
+        """See `Lane.everywhere`."""
+        return [await self.call(*words)]
+
+    async def send(self, words: tuple[Any, ...], replicas: int, *, asking: bool = False) -> Any:
+        """Send one command as `call` does, and leave its refusal to the caller.
+
+        Args:
+            words: the command.
+            replicas: how many must have what it wrote.
+            asking: whether the server is to take it for a slot that it does not have yet.
         """
         wire = self._wire
         if wire is None:
             raise self._away()
+        if asking:  # its answer is of no interest; in its place it counts for the next command
+            wire.send(("ASKING",)).add_done_callback(_ignore)
         try:
-            return await wire.send(command, replicas)
+            return await wire.send(words, replicas)
         except NotReplicated as error:
             self.doubt()
             message = f"the store has not replicated this ({error}): repeat it; if it stays so, check the replicas"
             raise Unavailable("NOT_REPLICATED", message, 200) from error
-        except ResponseError as error:
-            refusal = refusal_of(error)
-            if refusal is None:
-                raise
-            if refusal.doubt:
-                self.doubt()
-            raise unavailable(refusal, error) from error
 
-    async def run(self, script: Script, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
-        """Run a script and return its answer, once the connection's replicas have it; same errors as `call`."""
-        try:
-            return await self.call("EVALSHA", script.sha, len(keys), *keys, *args, replicas=self._replicas)
-        except NoScriptError:  # somebody flushed the script cache; EVAL fills it again
-            return await self.call("EVAL", script.source, len(keys), *keys, *args, replicas=self._replicas)
+    def refuse(self, error: ResponseError) -> NoReturn:
+        """Raise what a refusal means.
+
+        Raises:
+            Unavailable: it is one of a state that passes.
+            ResponseError: it is not.
+        """
+        refusal = refusal_of(error)
+        if refusal is None:
+            raise error
+        if refusal.doubt:
+            self.doubt()
+        raise unavailable(refusal, error) from error
 
     def doubt(self) -> None:
-        """Have the place looked at again: what the store answers is not what its primary would."""
+        """See `Lane.doubt`."""
         self._doubt.set()
 
     def _away(self) -> Unavailable:
@@ -120,6 +192,7 @@ class StoreConnection:
                     connection = await self._place.connect()
                     self._wire = wire = await _open(connection)
                 self._connected.set()
+                self._tried.set()
                 self._settled.set()
                 backoff = _BACKOFF_S[0]
                 raise await self._end_of(wire, connection)
@@ -132,6 +205,7 @@ class StoreConnection:
             finally:
                 lost, self._wire = self._wire, None
                 self._connected.clear()
+                self._tried.set()
                 if lost is not None:
                     lost.fail_all(self._away)
                 if connection is not None:
@@ -169,3 +243,8 @@ async def _first(lost: asyncio.Future[Any], doubt: asyncio.Event, timeout_s: flo
         await asyncio.wait({lost, doubted}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         doubted.cancel()
+
+
+def _ignore(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()

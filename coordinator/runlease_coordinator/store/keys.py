@@ -44,6 +44,16 @@ def partition_of(project: str) -> int:
     return crc_hqx(project.encode(), 0) % PARTITIONS
 
 
+def partition_of_key(key: str) -> int:
+    """Return the partition that a key lies in."""
+    return int(key[4:6])
+
+
+def slot_of(partition: int) -> int:
+    """Return the slot of a cluster that a partition's keys lie in."""
+    return crc_hqx(b"%02d" % partition, 0) % 16384
+
+
 class PartitionKeys:
     """Keys of one partition."""
 

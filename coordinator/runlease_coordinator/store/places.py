@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
@@ -72,6 +72,24 @@ class Server:
         return False
 
 
+class Asking:
+    """A question that several may have at the same time, and that is asked once for all of them."""
+
+    def __init__(self, ask: Callable[[], Awaitable[None]]) -> None:
+        """Take what asks."""
+        self._ask = ask
+        self._one = asyncio.Lock()
+        self._asked_at = float("-inf")
+
+    async def __call__(self) -> None:
+        """Ask, unless that has just been done."""
+        async with self._one:
+            now = asyncio.get_running_loop().time
+            if now() - self._asked_at >= _ASK_EVERY_S:
+                await self._ask()
+                self._asked_at = now()
+
+
 class Primary:
     """The primary of a service, as its Sentinels name it."""
 
@@ -85,8 +103,7 @@ class Primary:
         self._sentinels = [Server(url.sentinel(*address)) for address in url.servers]
         self._address: tuple[str, int] | None = None
         self._epoch = -1
-        self._asking = asyncio.Lock()
-        self._asked_at = float("-inf")
+        self._asking = Asking(self._look)
         self._why_not = ""
 
     async def connect(self) -> AbstractConnection:
@@ -107,22 +124,20 @@ class Primary:
 
     async def look(self) -> None:
         """Ask all Sentinels, and believe the one with the newest configuration."""
-        async with self._asking:
-            now = asyncio.get_running_loop().time
-            if now() - self._asked_at < _ASK_EVERY_S:
-                return
-            answers = await most_of([self._ask(sentinel) for sentinel in self._sentinels])
-            self._asked_at = now()
-            found = [answer for answer in answers if not isinstance(answer, BaseException)]
-            self._why_not = "; ".join(sorted({str(answer) for answer in answers if isinstance(answer, BaseException)}))
-            if not found:
-                return
-            epoch, address = max(found)
-            # One that was cut off from the others says what was true before: an older epoch is never gone back to.
-            if epoch >= self._epoch and address != self._address:
-                if self._address is not None:
-                    log.warning("the primary of %s is %s:%d now", self._url.service, *address)
-                self._epoch, self._address = epoch, address
+        await self._asking()
+
+    async def _look(self) -> None:
+        answers = await most_of([self._ask(sentinel) for sentinel in self._sentinels])
+        found = [answer for answer in answers if not isinstance(answer, BaseException)]
+        self._why_not = "; ".join(sorted({str(answer) for answer in answers if isinstance(answer, BaseException)}))
+        if not found:
+            return
+        epoch, address = max(found)
+        # One that was cut off from the others says what was true before: an older epoch is never gone back to.
+        if epoch >= self._epoch and address != self._address:
+            if self._address is not None:
+                log.warning("the primary of %s is %s:%d now", self._url.service, *address)
+            self._epoch, self._address = epoch, address
 
     def left(self, connection: AbstractConnection) -> bool:
         """Return whether another server was named since."""
