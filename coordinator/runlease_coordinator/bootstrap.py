@@ -219,7 +219,7 @@ async def connect(url: str, *, replicas: int = 0, replicates_metrics: bool = Fal
         replicates_metrics: whether metrics must, too.
 
     Raises:
-        StartupError: unreachable, too old, a cluster, or evicting; the message holds the remedy.
+        StartupError: unreachable, too old, one node of a cluster, or evicting; the message holds the remedy.
     """
     try:
         store = Store(url, replicas=replicas, replicates_metrics=replicates_metrics)
@@ -228,12 +228,11 @@ async def connect(url: str, *, replicas: int = 0, replicates_metrics: bool = Fal
     try:
         await store.start()
         await _check_store(store, url)
-    except Unavailable as error:
-        raise StartupError(
-            f"cannot use the store {redact_url(url)}: {error}; check --store and that it runs"
-        ) from error
-    except BaseException:
+    except BaseException as error:
         await store.close()
+        if isinstance(error, Unavailable):
+            message = f"cannot use the store {redact_url(url)}: {error}; check --store and that it runs"
+            raise StartupError(message) from error
         raise
     return store
 
@@ -275,18 +274,22 @@ def _data_nodes(replicas: int) -> str:
 
 
 async def _check_store(store: Store, url: str) -> None:
-    server, memory = await store.info("server"), await store.info("memory")
-    version = server.get("valkey_version") or server.get("redis_version", "0")
-    if int(version.partition(".")[0]) < 7:
-        raise StartupError(f"the store {redact_url(url)} is version {version}: use Valkey >= 8 or Redis >= 7")
-    if server.get("redis_mode") == "cluster":
-        raise StartupError(f"the store {redact_url(url)} is a cluster, which this version does not support yet")
-    policy = memory.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        raise StartupError(
-            f"the store {redact_url(url)} evicts keys (maxmemory-policy {policy}), which would lose leases: "
-            "set `maxmemory-policy noeviction`"
-        )
+    for server in await store.infos("server"):
+        version = server.get("valkey_version") or server.get("redis_version", "0")
+        if int(version.partition(".")[0]) < 7:
+            raise StartupError(f"the store {redact_url(url)} is version {version}: use Valkey >= 8 or Redis >= 7")
+        if server.get("redis_mode") == "cluster" and not store.is_cluster:
+            raise StartupError(
+                f"the store {redact_url(url)} is a node of a cluster: name it redis+cluster://HOST:PORT, so that its "
+                "other nodes are used, too"
+            )
+    for memory in await store.infos("memory"):
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise StartupError(
+                f"the store {redact_url(url)} evicts keys (maxmemory-policy {policy}), which would lose leases: "
+                "set `maxmemory-policy noeviction`"
+            )
 
 
 def _listen(server: grpc.aio.Server, address: str) -> str:

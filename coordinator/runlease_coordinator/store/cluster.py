@@ -166,6 +166,9 @@ class _Place:
         self._server = Server(cluster.url.node(*address))
 
     async def connect(self) -> AbstractConnection:
+        await self.look()
+        if self._cluster.has_left(self._address):
+            raise RedisConnectionError(f"{self._address[0]}:{self._address[1]} is no primary of the cluster any more")
         return await self._server.connect()
 
     async def look(self) -> None:

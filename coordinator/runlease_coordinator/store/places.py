@@ -157,16 +157,6 @@ class Primary:
             await connection.disconnect(nowait=True)
 
 
-def place_of(url: str) -> Place:
-    """Return where the URL of a store with one primary points.
-
-    Raises:
-        ValueError, TypeError: an option of the URL is unknown, or cannot be read.
-    """
-    several = StoreUrl.parse(url)
-    return Primary(several) if several else Server(url)
-
-
 async def command(connection: AbstractConnection, *words: str) -> Any:
     """Send one command on a connection that nobody else uses, and return the answer."""
     await connection.send_command(*words)

@@ -1,4 +1,4 @@
-"""The store: three connections, the scripts, and its clock as far as the coordinator knows it."""
+"""The store: three lanes to it, the scripts, and its clock as far as the coordinator knows it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from runlease.clock import suspend_aware
 
 from runlease_coordinator.domain.errors import Unavailable, Unconfirmed
 from runlease_coordinator.store.clock import ClockGuard, StoreClock
-from runlease_coordinator.store.connection import StoreConnection
+from runlease_coordinator.store.cluster import Cluster, ClusterLane
+from runlease_coordinator.store.connection import Lane, StoreConnection
 from runlease_coordinator.store.keys import PARTITIONS, SCHEMA_VERSION, partition_keys, partition_of
-from runlease_coordinator.store.places import place_of
+from runlease_coordinator.store.places import Place, Primary, Server
 from runlease_coordinator.store.scripts import scripts
+from runlease_coordinator.storeurl import StoreUrl
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +32,13 @@ class Terms(NamedTuple):
 
 
 class Store:
-    """Runs scripts; control calls, metrics and reads each have a connection, so none waits behind another's bulk.
+    """Runs scripts; control calls, metrics and reads each have connections, so none waits behind another's bulk.
 
     Control calls are answered once ``replicas`` replicas have what they wrote; reads never wait for that.
     """
 
     def __init__(self, url: str, *, replicas: int = 0, replicates_metrics: bool = False) -> None:
-        """Take the URL of a server or of Sentinels; `start` connects.
+        """Take the URL of a server, of Sentinels or of a cluster; `start` connects.
 
         Args:
             url: of the store.
@@ -46,15 +48,29 @@ class Store:
         Raises:
             ValueError, TypeError: an option of the URL is unknown, or cannot be read.
         """
-        #: Where it is.
-        self.place = place_of(url)
         self.clock = StoreClock()
         self.replicas = replicas
         #: Whether an entry of a log that matters as much as a lease must be repeated as a control call.
         self.repeats_marks = replicas > 0 and not replicates_metrics
-        self.control = StoreConnection(self.place, "control", replicas)
-        self.metrics = StoreConnection(self.place, "metrics", replicas if replicates_metrics else 0)
-        self.reads = StoreConnection(self.place, "reads")
+        on_metrics = replicas if replicates_metrics else 0
+        several = StoreUrl.parse(url)
+        self.is_cluster = several is not None and several.kind == "cluster"
+        #: Where it is, for those who listen to it.
+        self.place: Place
+        self.control: Lane
+        self.metrics: Lane
+        self.reads: Lane
+        if several is not None and self.is_cluster:
+            self.place = cluster = Cluster(several)
+            self.control = ClusterLane(cluster, "control", replicas)
+            # Entries of a log must not overtake each other on a detour.
+            self.metrics = ClusterLane(cluster, "metrics", on_metrics, repeats=False)
+            self.reads = ClusterLane(cluster, "reads")
+        else:
+            self.place = place = Primary(several) if several else Server(url)
+            self.control = StoreConnection(place, "control", replicas)
+            self.metrics = StoreConnection(place, "metrics", on_metrics)
+            self.reads = StoreConnection(place, "reads")
         self._scripts = scripts()
         #: By the partition's meta: partitions may lie on servers whose clocks differ.
         self._guards: dict[str, ClockGuard] = {}
@@ -66,20 +82,20 @@ class Store:
         Raises:
             Unavailable: not connected in time.
         """
-        for connection in (self.control, self.metrics, self.reads):
-            await connection.start(timeout_s)
-        seconds, microseconds = await self.control.call("TIME")
+        for lane in (self.control, self.metrics, self.reads):
+            await lane.start(timeout_s)
+        seconds, microseconds = (await self.control.everywhere("TIME"))[0]
         self.clock.observe(int(seconds) * 1_000_000 + int(microseconds))
         longest_ttl_us = await self.control.call("HGET", partition_keys(0).meta, "max_ttl_us")
         self._longest_ttl_s = int(longest_ttl_us or 60e6) / 1e6
 
     async def close(self) -> None:
         """Disconnect."""
-        for connection in (self.control, self.metrics, self.reads):
-            await connection.close()
+        for lane in (self.control, self.metrics, self.reads):
+            await lane.close()
 
     async def run(
-        self, name: str, keys: tuple[str, ...], args: tuple[Any, ...] = (), *, on: StoreConnection | None = None
+        self, name: str, keys: tuple[str, ...], args: tuple[Any, ...] = (), *, on: Lane | None = None
     ) -> tuple[str, Sequence[Any]]:
         """Run an operation; returns its verdict and what comes behind verdict and store time.
 
@@ -186,6 +202,10 @@ class Store:
         return {None if ttl is None else Terms(int(ttl), int(replicas or 0)) for ttl, replicas in metas}
 
     async def info(self, section: str) -> dict[str, str]:
-        """Return one section of the store's INFO."""
-        text: str = (await self.control.call("INFO", section)).decode()
-        return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        """Return one section of the store's INFO; of a cluster, one node's."""
+        return (await self.infos(section))[0]
+
+    async def infos(self, section: str) -> list[dict[str, str]]:
+        """Return one section of INFO of each server that has a part of the store."""
+        texts = [text.decode() for text in await self.control.everywhere("INFO", section)]
+        return [dict(line.split(":", 1) for line in text.splitlines() if ":" in line) for text in texts]
