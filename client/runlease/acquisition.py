@@ -34,11 +34,15 @@ _GRACE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Acquired:
-    """A grant, when its request was sent by the suspend-aware clock, how long its answer took, in seconds."""
+    """A grant, when its request was sent by the suspend-aware clock, how long its answer took, in seconds.
+
+    ``wish`` is the request.
+    """
 
     grant: Grant
     sent_at: float
     took_s: float
+    wish: leases_pb2.AcquireRequest
 
 
 class PatientAcquirer:
@@ -107,7 +111,7 @@ class PatientAcquirer:
             raise
         except RunNotFound as error:
             raise self._not_found(error) from error
-        return Acquired(grant_of(response.grant), sent_at, suspend_aware() - sent_at)
+        return Acquired(grant_of(response.grant), sent_at, suspend_aware() - sent_at, self._message)
 
     def _not_found(self, error: RunNotFound) -> RunNotFound:
         return error

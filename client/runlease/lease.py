@@ -216,9 +216,18 @@ def _terminate() -> None:
 class Renewer:
     """Keeps a lease alive: one daemon thread on a channel of its own, so metrics never delay a renewal."""
 
-    def __init__(self, lease: Lease, address: str, metadata: Sequence[tuple[str, str]]) -> None:
-        """Take the lease; `start` begins to renew."""
+    def __init__(
+        self,
+        lease: Lease,
+        address: str,
+        metadata: Sequence[tuple[str, str]],
+        granted: leases_pb2.Granted | None = None,
+    ) -> None:
+        """Take the lease, and what brings it back if the store loses it; `start` begins to renew."""
         self._lease = lease
+        self._granted = granted
+        #: Whether the store has lost data, and did not confirm the lease since.
+        self._in_doubt = False
         self._address = address
         self._channel = open_channel(address)
         self._call = Caller(address, metadata)
@@ -266,6 +275,8 @@ class Renewer:
         request = leases_pb2.RenewRequest(
             run=self._ref, fence=lease.fence, held_by_own_clock=held, incarnation=lease.incarnation
         )
+        if self._in_doubt and held and self._granted is not None:
+            request.granted.CopyFrom(self._granted)
         timeout_s = max(1.0, min(5.0, lease.ttl_s / 6))
         sent_at = suspend_aware()
         try:
@@ -276,12 +287,15 @@ class Renewer:
             if lease.lose_by(error):
                 return False
             if isinstance(error, CoordinatorUnavailable):
-                if error.reason == "UNCONFIRMED" and lease.claim(error.incarnation):
-                    return None
+                if error.reason == "UNCONFIRMED":
+                    self._in_doubt = True
+                    if lease.claim(error.incarnation):
+                        return None
             else:
                 log.warning("runlease: a renewal of %s/%s failed: %s", lease.project, lease.run_id, error)
             lease.renewal_failed()
             return False
+        self._in_doubt = False
         believed = lease.renewed(sent_at, response.remaining_ms / 1000, response.incarnation, as_holder=held)
         return True if believed else None
 

@@ -33,6 +33,7 @@ from runlease.runs import Log, Run
 from runlease.session import NoSession, OnlineSession
 from runlease.settings import Environment, read_environment
 from runlease.spool.opening import hint, new_header, open_spool
+from runlease.v1 import leases_pb2
 from runlease.writer import LogWriter, WriterSettings
 
 log = logging.getLogger("runlease")
@@ -272,7 +273,10 @@ def _online_run(
     if grant.rank_ticket:
         keeper = Follower(lease, address, metadata, grant.cursor)
     else:
-        keeper = Renewer(lease, address, metadata)
+        granted = leases_pb2.Granted(
+            wish=acquired.wish, attempt=grant.attempt, next_step=grant.next_step, starting_step=grant.starting_step
+        )
+        keeper = Renewer(lease, address, metadata, granted)
         if acquired.took_s > grant.ttl_s * _CONFIRM_AFTER:
             keeper.renew()
             lease.check()

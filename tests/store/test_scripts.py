@@ -16,7 +16,7 @@ from runlease_coordinator.domain.errors import (
     Unavailable,
     Unconfirmed,
 )
-from runlease_coordinator.domain.leases import Renewal
+from runlease_coordinator.domain.leases import Claim, Renewal
 from runlease_coordinator.domain.runs import RunState
 from runlease_coordinator.store.keys import run_keys
 from runlease_coordinator.store.leases import LeaseStore
@@ -328,8 +328,8 @@ def test_a_flushed_script_cache_is_filled_again(live: LiveStore, project: str) -
 def confirm(live: LiveStore, project: str, fence: int) -> Renewal:
     """Renew as a holder does that is still HELD: told of the new incarnation, it claims under that."""
     with pytest.raises(Unconfirmed) as caught:
-        live.run(live.leases.renew(project, "r", fence, claimed_in="0"))
-    return live.run(live.leases.renew(project, "r", fence, claimed_in=caught.value.incarnation))
+        live.run(live.leases.renew(project, "r", fence, Claim("0")))
+    return live.run(live.leases.renew(project, "r", fence, Claim(caught.value.incarnation)))
 
 
 @pytest.fixture

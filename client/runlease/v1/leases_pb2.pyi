@@ -131,17 +131,31 @@ class AcquireResponse(_message.Message):
     grant: Grant
     def __init__(self, grant: _Optional[_Union[Grant, _Mapping]] = ...) -> None: ...
 
+class Granted(_message.Message):
+    __slots__ = ("wish", "attempt", "next_step", "starting_step")
+    WISH_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_STEP_FIELD_NUMBER: _ClassVar[int]
+    STARTING_STEP_FIELD_NUMBER: _ClassVar[int]
+    wish: AcquireRequest
+    attempt: int
+    next_step: int
+    starting_step: int
+    def __init__(self, wish: _Optional[_Union[AcquireRequest, _Mapping]] = ..., attempt: _Optional[int] = ..., next_step: _Optional[int] = ..., starting_step: _Optional[int] = ...) -> None: ...
+
 class RenewRequest(_message.Message):
-    __slots__ = ("run", "fence", "held_by_own_clock", "incarnation")
+    __slots__ = ("run", "fence", "held_by_own_clock", "incarnation", "granted")
     RUN_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     HELD_BY_OWN_CLOCK_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
     run: _runs_pb2.RunRef
     fence: int
     held_by_own_clock: bool
     incarnation: str
-    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., fence: _Optional[int] = ..., held_by_own_clock: bool = ..., incarnation: _Optional[str] = ...) -> None: ...
+    granted: Granted
+    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., fence: _Optional[int] = ..., held_by_own_clock: bool = ..., incarnation: _Optional[str] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ...) -> None: ...
 
 class RenewResponse(_message.Message):
     __slots__ = ("remaining_ms", "reinstated", "stop_requested", "incarnation")

@@ -15,9 +15,10 @@ _PLACE = re.compile(r"(?P<number>\*|[0-5]?\d|6[0-3])=(?P<entry>(?P<time>\d{1,20}
 class Event:
     """One entry of the audit log.
 
-    ``kind`` is created, granted, reinstated, released, expired, proved-dead, given-back, revoked, broken, updated,
-    linked, limits, deleted, undeleted, purged, points_expired, sync_began, sync_ended, outcome (of an ended attempt, by
-    a sync) or points_lost. ``canonical_id`` is '' where limits of a project were set.
+    ``kind`` is created, granted, reinstated, rebuilt (the store had lost it, its holder lived), released, expired,
+    proved-dead, given-back, revoked, broken, updated, linked, limits, deleted, undeleted, purged, points_expired,
+    sync_began, sync_ended, outcome (of an ended attempt, by a sync) or points_lost. ``canonical_id`` is '' where limits
+    of a project were set.
     ``details`` maps names to JSON texts.
     """
 

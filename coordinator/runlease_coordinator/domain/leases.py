@@ -100,6 +100,20 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A holder's word that it holds its lease by its own clock, in the ``incarnation`` of the store's data.
+
+    ``wish`` is what it had asked for (None: it does not say), and what it was granted, should the store have lost that.
+    """
+
+    incarnation: str
+    wish: Acquisition | None = None
+    attempt: int = 0
+    next_step: int = 0
+    starting_step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Renewal:
     """An extended lease; ``reinstated`` where it had expired."""
 

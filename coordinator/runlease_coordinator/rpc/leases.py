@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -11,6 +12,7 @@ from runlease.v1 import leases_pb2_grpc
 from runlease_coordinator.domain.errors import InvalidField, Stale
 from runlease_coordinator.domain.leases import (
     Acquisition,
+    Claim,
     Fork,
     Grant,
     Patience,
@@ -58,10 +60,8 @@ class LeaseService(leases_pb2_grpc.LeaseServiceServicer):
     async def Renew(self, request: pb.RenewRequest, context: _Context) -> pb.RenewResponse:
         """Extend the lease."""
         name = fields.run_name(request.run)
-        claimed_in = request.incarnation if request.held_by_own_clock else ""
-        renewal = await self._leases.renew(
-            name.project, name.canonical_id, fields.fence(request.fence), claimed_in=claimed_in
-        )
+        claim = _claim(request, name, self._max_ttl_us) if request.held_by_own_clock else None
+        renewal = await self._leases.renew(name.project, name.canonical_id, fields.fence(request.fence), claim)
         return pb.RenewResponse(
             remaining_ms=renewal.remaining_us // 1000,
             reinstated=renewal.reinstated,
@@ -142,6 +142,26 @@ def _acquisition(request: pb.AcquireRequest, max_ttl_us: int) -> Acquisition:
         notes=fields.notes(request.notes) if request.HasField("notes") else None,
         tags=fields.tags(request.tags.tags) if request.HasField("tags") else None,
         config=fields.json_map(request.config, "config"),
+    )
+
+
+def _claim(request: pb.RenewRequest, name: fields.RunName, max_ttl_us: int) -> Claim:
+    if not request.HasField("granted"):
+        return Claim(request.incarnation)
+    granted = request.granted
+    wish = replace(
+        _acquisition(granted.wish, max_ttl_us), project=name.project, id=name.id, canonical_id=name.canonical_id
+    )
+    if wish.sync:
+        raise InvalidField("granted.wish.sync", "a sync opens no attempt: there is nothing to bring back")
+    if granted.attempt < 1:
+        raise InvalidField("granted.attempt", "1 or more")
+    return Claim(
+        request.incarnation,
+        wish,
+        granted.attempt,
+        fields.step(granted.next_step, "granted.next_step"),
+        fields.step(granted.starting_step, "granted.starting_step"),
     )
 
 

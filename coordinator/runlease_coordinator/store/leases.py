@@ -24,8 +24,9 @@ from runlease_coordinator.domain.errors import (
     Stale,
     Throttled,
     Unavailable,
+    Unconfirmed,
 )
-from runlease_coordinator.domain.leases import Acquisition, Grant, Patience, Renewal
+from runlease_coordinator.domain.leases import Acquisition, Claim, Grant, Patience, Renewal
 from runlease_coordinator.domain.limits import ACQUIRES_BURST_S, DEFAULTS
 from runlease_coordinator.domain.runs import Holder, RunState
 from runlease_coordinator.store.keys import PARTITIONS, RunKeys, partition_keys, run_keys
@@ -241,10 +242,8 @@ class LeaseStore:
         )
         return verdict == "TAKEN_BACK"
 
-    async def renew(self, project: str, run_id: str, fence: int, *, claimed_in: str = "") -> Renewal:
-        """Extend the lease of ``fence`` by its ttl.
-
-        ``claimed_in`` is the incarnation in which its holder held it by its own clock; '' where it does not.
+    async def renew(self, project: str, run_id: str, fence: int, claim: Claim | None = None) -> Renewal:
+        """Extend the lease of ``fence`` by its ttl; without a claim its holder does not hold it by its own clock.
 
         Raises:
             Unconfirmed: the store has lost data since; it says under which incarnation a claim counts now.
@@ -257,11 +256,20 @@ class LeaseStore:
         verdict, rest = await self._store.run(
             "renew",
             (partition.meta, keys.run, keys.attempts, partition.live, keys.runs, partition.events),
-            (project, run_id, fence, self._lock_delay_us, claimed_in),
+            (project, run_id, fence, self._lock_delay_us, claim.incarnation if claim else ""),
         )
+        if verdict == "LOST" and claim is not None:
+            if claim.wish is None:
+                raise Unconfirmed(rest[0].decode())
+            verdict, rest = await self._rebuild(claim, claim.wish, keys, fence)
         if verdict != "RENEWED":
             refuse_fence(verdict, rest, project, run_id, fence, self._store)
         return Renewal(remaining_us=int(rest[0]), reinstated=rest[1] == 1, incarnation=rest[2].decode())
+
+    async def _rebuild(self, claim: Claim, wish: Acquisition, keys: RunKeys, fence: int) -> tuple[str, Sequence[Any]]:
+        request = self._request(wish, "") | {"typed": wish.id, "id": wish.canonical_id}
+        args = (json.dumps(request), fence, claim.incarnation, claim.attempt, claim.next_step, claim.starting_step)
+        return await self._store.run("rebuild", _acquire_keys(keys, wish), args)
 
     async def release(self, project: str, run_id: str, fence: int, outcome: RunState) -> RunState:
         """End the attempt of ``fence``, or the sync; returns the outcome as recorded, or the run's. Idempotent.

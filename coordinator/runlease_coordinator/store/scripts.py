@@ -25,6 +25,7 @@ _NEEDS = {
     "live_runs": ("order",),
     "open_writer": ("writerlog",),
     "purge_run": ("manifest",),
+    "rebuild": ("auto", "log", "segments", "leaseend"),
     "release": ("queue", "auto", "leaseend"),
     "resolve_auto": ("auto",),
 }

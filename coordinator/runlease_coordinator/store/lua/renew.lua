@@ -9,6 +9,7 @@
 -- Returns {verdict, now, ...}:
 --   RENEWED  remaining (us), reinstated (0|1), epoch     ENDED  recorded end
 --   UNCONFIRMED  epoch, quarantine left (us): perhaps a newer grant was lost; nothing was extended
+--   LOST  epoch: the claim counts, but the store has lost what was granted (rebuild.lua brings it back)
 --   REVOKED  remaining (us, the ttl at most): an operator wants it back, nothing was extended
 --   STALE  record [field, value, ...]             ABSENT DELETED UNBOOTSTRAPPED NOREPLICAS
 local project, id, fence, lock_delay = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -19,7 +20,10 @@ local now, quarantine, refusal, epoch = gate(meta_key)
 if refusal then return refusal end
 local run = redis.call('HMGET', run_key, 'fence', 'end', 'expiry', 'ttl', 'deleted', 'attempt', 'granted',
   'revoked', 'sync', 'epoch')
-if is_newer(fence, run[1], run[10], epoch, quarantine) then return unconfirmed(now, epoch, quarantine) end
+if is_newer(fence, run[1], run[10], epoch, quarantine) then
+  if quarantine > 0 and ARGV[5] == epoch then return {'LOST', text(now), epoch} end
+  return unconfirmed(now, epoch, quarantine)
+end
 if not run[1] then return {'ABSENT', text(now)} end
 if run[5] then return {'DELETED', text(now)} end
 if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end

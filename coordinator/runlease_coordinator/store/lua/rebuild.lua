@@ -1,0 +1,70 @@
+#!lua flags=allow-oom
+-- Brings back an attempt that the store has lost, as its holder was granted it. The holder was still HELD in this epoch,
+-- so nobody was granted behind it before the data were lost, and nobody is in quarantine. Its log, commits and rewinds
+-- come again from its memory; what they say of the attempt is not here.
+-- KEYS  1..17 as of acquire.lua
+-- ARGV  1 request of the grant, JSON (acquire.lua)  2 fence  3 the epoch in which its holder still held it by its own
+--       clock  4 attempt  5 the record's next step before the grant  6 the step at which the attempt starts
+-- Returns {verdict, now, ...}:
+--   RENEWED  ttl (us), 1, epoch     UNCONFIRMED  epoch, quarantine left (us)     UNBOOTSTRAPPED NOREPLICAS
+local request, fence, claimed_in, attempt, next_step, start = cjson.decode(ARGV[1]), unpack(ARGV, 2, 6)
+local project, id = request.project, request.id
+local run_key, attempts_key, events_key, number = KEYS[2], KEYS[3], KEYS[9], tonumber(attempt)
+
+local now, quarantine, refusal, epoch = gate(KEYS[1])
+if refusal then return refusal end
+local old = redis.call('HMGET', run_key, 'id', 'fence', 'epoch', 'end', 'expiry', 'attempt', 'sync')
+local counts = quarantine > 0 and claimed_in == epoch
+if not (counts and is_newer(fence, old[2], old[3], epoch, quarantine)) then
+  return unconfirmed(now, epoch, quarantine)
+end
+
+local previous = number == 1 and '' or 'crashed'
+if not old[1] then
+  redis.call('HSET', run_key, 'id', request.typed, 'name', request.new_name, 'created', text(now), 'points', '0',
+    'last', '-1', 'last_log', '0', 'runtime', '0', 'notes', '', 'tags', '[]')
+  redis.call('ZADD', KEYS[8], text(now), project)
+  if request.fork_step and redis.call('EXISTS', KEYS[13]) == 1 then
+    adopt(run_key, KEYS[4], KEYS[5], request.fork_id, request.fork_step, '', KEYS[13], KEYS[14], KEYS[15], KEYS[16],
+      KEYS[17])
+  end
+elseif tonumber(old[6]) < number then
+  previous = old[4]
+  if previous == '' then
+    local kind
+    local ended = math.min(now, tonumber(old[5]))
+    previous, kind = end_lease(attempts_key, run_key, old[2], old[6], '', old[7], 'crashed', ended, 'expired')
+    event(events_key, ended, project, id, kind, old[2], old[6])
+  end
+  local counted = redis.call('HMGET', run_key, 'a_points', 'a_last')
+  redis.call('HSET', attempts_key, old[6] .. '.points', counted[1], old[6] .. '.last', counted[2])
+else -- a grant of this number that was taken back, as the store has forgotten
+  redis.call('HDEL', attempts_key, 'fence.' .. old[2], attempt .. '.end', attempt .. '.ended', attempt .. '.counts')
+end
+
+local config = request.config or {}
+for i = 1, #config, 2 do redis.call('HSET', run_key, 'config.' .. config[i], config[i + 1]) end
+for _, field in ipairs({'name', 'notes', 'tags'}) do
+  if request[field] then redis.call('HSET', run_key, field, request[field]) end
+end
+if request.auto_keys then bind_keys(run_key, KEYS[12], id, request.auto_keys, request.auto_until, now) end
+
+local granted, expiry = math.min(now, tonumber(fence)), now + request.ttl
+redis.call('HSET', run_key, 'fence', fence, 'nonce', request.nonce, 'call', '', 'holder', request.holder,
+  'ttl', text(request.ttl), 'granted', text(granted), 'updated', text(now), 'expiry', text(expiry),
+  'avail', text(expiry + request.lock_delay), 'end', '', 'epoch', epoch, 'next', next_step,
+  'attempt', attempt, 'wrote', '0', 'a_points', '0', 'a_last', '-1')
+redis.call('HDEL', run_key, 'revoked', 'deleted')
+redis.call('HSET', attempts_key, attempt .. '.fence', fence, attempt .. '.holder', request.holder,
+  attempt .. '.granted', text(granted), attempt .. '.start', start, attempt .. '.previous', previous,
+  attempt .. '.next', next_step, 'fence.' .. fence, attempt, 'nonce.' .. request.nonce, attempt)
+redis.call('ZADD', KEYS[6], text(expiry), project .. '/' .. id)
+redis.call('ZADD', KEYS[7], text(now), id)
+if request.rewinds then
+  redis.call('HSET', attempts_key, attempt .. '.counts', '1')
+  redis.call('HSET', run_key, 'wrote', 'rewound', 'next', start)
+  supersede_checkpoints(KEYS[4], tonumber(start))
+end
+local who = cjson.decode(request.holder)
+event(events_key, now, project, id, 'rebuilt', fence, attempt, {holder = who[1] .. ':' .. text(who[2])})
+return {'RENEWED', text(now), text(request.ttl), 1, epoch}
