@@ -14,7 +14,8 @@ FAILED_PRECONDITION   CYCLE, LINKED_ALREADY,          RunleaseError
                       REFERENCED, NOT_DELETED
 ABORTED               STALE_FENCE and others          StaleFence
 RESOURCE_EXHAUSTED    (gRPC's own: too large)         InvalidArgument
-RESOURCE_EXHAUSTED                                    Throttled
+RESOURCE_EXHAUSTED    TOO_MANY_READS and others       CoordinatorUnavailable
+RESOURCE_EXHAUSTED    THROTTLED                       Throttled
 UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED, INTERNAL   CoordinatorUnavailable
 UNAUTHENTICATED                                       Unauthenticated
 PERMISSION_DENIED                                     PermissionDenied
@@ -134,6 +135,8 @@ def error_from(error: grpc.RpcError, *, coordinator: str = "") -> exceptions.Run
             return stale
         case _Code.RESOURCE_EXHAUSTED if "larger than max" in text:  # by the sender or the receiver, no rate limit
             return exceptions.InvalidArgument(f"{text}: send less at once", field="(request)")
+        case _Code.RESOURCE_EXHAUSTED if details.reason.startswith("TOO_MANY_"):  # no room now
+            return _unavailable(code, text, details, coordinator)
         case _Code.RESOURCE_EXHAUSTED:
             throttled = exceptions.Throttled(f"{text}: try again in {details.retry_after_s:g} s", **run)
             throttled.retry_after_s = details.retry_after_s

@@ -25,16 +25,19 @@ from runlease.v1 import (
 from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.domain.tickets import Tickets
 from runlease_coordinator.history.archive import ArchivedLog
+from runlease_coordinator.history.budget import ReadBudget
 from runlease_coordinator.history.compactor import Compactor, Pacing
 from runlease_coordinator.history.objects import ArchiveError, Objects, open_objects, probe
 from runlease_coordinator.history.reads import HistoryReader
 from runlease_coordinator.history.retention import Retention
 from runlease_coordinator.history.threads import Threads
+from runlease_coordinator.memory import trim_forever
 from runlease_coordinator.rpc.errors import ErrorInterceptor
 from runlease_coordinator.rpc.health import HealthService
 from runlease_coordinator.rpc.leases import LeaseService
 from runlease_coordinator.rpc.metrics import MetricService
 from runlease_coordinator.rpc.runs import RunService
+from runlease_coordinator.rpc.streams import A_CLIENT
 from runlease_coordinator.settings import DEFAULT_MAX_TTL_S, Settings, StartupError, redact_url
 from runlease_coordinator.store.archive import ArchiveStore
 from runlease_coordinator.store.embedded import EmbeddedStore
@@ -62,6 +65,15 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # A client that vanished without a word keeps nothing here: it is asked now and then whether it still is there.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Neither does one that connects and says nothing, or nothing any more; a channel connects again with its next call.
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+    # Above what `Streams` allows, which says so; a client that does not listen still has to wait.
+    ("grpc.max_concurrent_streams", A_CLIENT + 1024),
 )
 
 
@@ -156,7 +168,8 @@ class Coordinator:
         runs, metrics = RunStore(store), MetricStore(store)
         archive = ArchiveStore(store, owner=f"{socket.gethostname()}:{os.getpid()}")
         self._run_service = RunService(runs, events)
-        self._history = history = HistoryReader(runs, metrics, ArchivedLog(archive, self._objects))
+        budget = ReadBudget(settings.read_bytes)
+        self._history = history = HistoryReader(runs, metrics, ArchivedLog(archive, self._objects), budget=budget)
         self._metric_service = MetricService(metrics, LimitStore(store), history, tickets)
         server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_OPTIONS)
         leases_pb2_grpc.add_LeaseServiceServicer_to_server(
@@ -175,6 +188,7 @@ class Coordinator:
         for service in ("", *_SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._tasks.append(asyncio.create_task(_sweep_forever(leases), name="sweeper"))
+        self._tasks.append(asyncio.create_task(trim_forever(lambda: budget.taken), name="memory"))
         if self._objects is not None:
             pacing = Pacing(hot_bytes=settings.archive_bytes, ended_s=settings.archive_after_s)
             compactor = Compactor(archive, runs, self._objects, pacing)

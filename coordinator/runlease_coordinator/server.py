@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from runlease_coordinator.bootstrap import Coordinator, describe_store
 from runlease_coordinator.logs import set_up_logs
+from runlease_coordinator.memory import use_one_allocator
 from runlease_coordinator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         StartupError: it cannot start; the message holds the remedy.
     """
     set_up_logs(settings.log_level, settings.log_format)
+    use_one_allocator()
     if sys.platform == "win32":
         asyncio.run(_serve(settings, announce))
         return

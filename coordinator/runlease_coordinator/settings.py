@@ -23,6 +23,8 @@ MAX_MAX_TTL_S = 3600.0
 
 MAX_RETENTION_DAYS = 36_500.0
 
+MIN_READ_BYTES = 1 << 20
+
 DURABILITIES = ("local", "replicated")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
@@ -93,6 +95,9 @@ class Settings:
     retention_days: float | None = None
     """Days after its end from which on a run's points are removed. None: they are kept."""
 
+    read_bytes: int = 512 << 20
+    """Bytes of points that reads of histories may hold together, 1 MiB or more; a single one may hold more."""
+
     drain_s: float = 10.0
     """Seconds that open calls get to end after SIGTERM."""
 
@@ -152,6 +157,9 @@ class Settings:
                 f"--retention is {self.retention_days:g} days: give more than 0, {MAX_RETENTION_DAYS:g} at most, "
                 "or leave it out to keep points for ever"
             )
+
+        if self.read_bytes < MIN_READ_BYTES:
+            raise StartupError(f"--read-bytes is {self.read_bytes}: give {MIN_READ_BYTES} (1 MiB) or more bytes")
 
     def _check_timings(self) -> None:
         # Written as `not low <= x <= high`, so that NaN fails too.
@@ -251,6 +259,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "archive_bytes": ("RUNLEASE_ARCHIVE_BYTES", _count),
     "archive_after_s": ("RUNLEASE_ARCHIVE_AFTER", _seconds),
     "retention_days": ("RUNLEASE_RETENTION", _days),
+    "read_bytes": ("RUNLEASE_READ_BYTES", _count),
     "log_level": ("RUNLEASE_LOG_LEVEL", _lower),
     "log_format": ("RUNLEASE_LOG_FORMAT", _lower),
 }

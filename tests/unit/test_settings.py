@@ -202,6 +202,7 @@ LONG = "/" + "x" * MAX_SOCKET_PATH_BYTES
         ({"lock_delay_s": 61}, "more than --max-ttl 60 s", "lower the one or raise the other"),
         ({"drain_s": -0.1}, "drain time is -0.1 s", "0 or more"),
         ({"drain_s": float("inf")}, "drain time is inf s", "0 or more"),
+        ({"read_bytes": 1000}, "--read-bytes is 1000", "1048576 (1 MiB) or more"),
         ({"data_nodes": 0, "store": "redis://h"}, "--data-nodes is 0", "at least 1"),
         ({"data_nodes": 3}, "the embedded store is one node", "leave --data-nodes out"),
         ({"log_level": "loud"}, "--log-level is 'loud'", "debug, info, warning, error"),

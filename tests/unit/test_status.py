@@ -131,6 +131,15 @@ def test_throttled() -> None:
     assert "runlease limits" in str(got)
 
 
+@pytest.mark.parametrize("reason", ["TOO_MANY_READS", "TOO_MANY_STREAMS"])
+def test_no_room_now(reason: str) -> None:
+    # The same call is made again by itself, as where the coordinator is away.
+    got = raised(_CODE.RESOURCE_EXHAUSTED, errors.Overloaded(reason, "64 reads at once", 2000))
+    assert type(got) is exceptions.CoordinatorUnavailable
+    assert attributes(got, "reason", "retry_after_s") == (reason, 2.0)
+    assert "64 reads at once" in str(got)
+
+
 def test_held() -> None:
     got = raised(_CODE.FAILED_PRECONDITION, errors.LeaseHeld(run_record()))
     assert type(got) is exceptions.LeaseHeld
@@ -274,6 +283,7 @@ def test_every_refusal_of_the_coordinator_has_a_row() -> None:
         errors.BadBranch,
         errors.Stale,
         errors.Throttled,
+        errors.Overloaded,
         errors.Unavailable,
         errors.Unconfirmed,
     }

@@ -23,7 +23,7 @@ Examples:
 
 Options can also come from the environment: RUNLEASE_LISTEN, RUNLEASE_STORE,
 RUNLEASE_DATA_DIR, RUNLEASE_HISTORY_URL, RUNLEASE_ARCHIVE_BYTES,
-RUNLEASE_ARCHIVE_AFTER, RUNLEASE_RETENTION, RUNLEASE_MAX_TTL,
+RUNLEASE_ARCHIVE_AFTER, RUNLEASE_RETENTION, RUNLEASE_READ_BYTES, RUNLEASE_MAX_TTL,
 RUNLEASE_LOCK_DELAY, RUNLEASE_SERVER_BINARY, RUNLEASE_DATA_NODES,
 RUNLEASE_DURABILITY, RUNLEASE_LOG_LEVEL, RUNLEASE_LOG_FORMAT. A store's password belongs there:
 others can see a command line.
@@ -90,6 +90,12 @@ the options from RUNLEASE_MAX_TTL and RUNLEASE_DATA_NODES.
     type=float,
     metavar="DAYS",
     help="Remove the points of runs that ended so many days ago.  [default: keep them for ever]",
+)
+@click.option(
+    "--read-bytes",
+    type=int,
+    metavar="N",
+    help="Memory for points that reads of histories hold together, in bytes; others wait.  [default: 536870912]",
 )
 @click.option("--max-ttl", "max_ttl_s", type=float, metavar="S", help="Longest lease, in seconds.  [default: 60]")
 @click.option(

@@ -11,6 +11,7 @@ DomainError
 ├── BadBranch         a fork, rewind, link or purge that cannot be
 ├── Stale             the fence, nonce or session is no longer the run's
 ├── Throttled         a rate limit of calls
+├── Overloaded        no room now
 └── Unavailable       cannot decide now
 """
 
@@ -165,11 +166,24 @@ class Throttled(DomainError):
         self.retry_after_us = retry_after_us
 
 
+class Overloaded(DomainError):
+    """There is no room for the call now; the same call is worth another try later.
+
+    ``reason`` is one of TOO_MANY_READS, TOO_MANY_STREAMS.
+    """
+
+    def __init__(self, reason: str, message: str, retry_after_ms: int) -> None:
+        """Hold the reason and when to try again, in milliseconds."""
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after_ms = retry_after_ms
+
+
 class Unavailable(DomainError):
     """The coordinator cannot decide now.
 
     ``reason`` is one of STORE_UNAVAILABLE, QUARANTINE, UNBOOTSTRAPPED, REQUEST_TOO_OLD, OUT_OF_MEMORY, DRAINING,
-    ARCHIVE_UNAVAILABLE, NOREPLICAS, CLOCK, UNCONFIRMED.
+    ARCHIVE_UNAVAILABLE, NOREPLICAS, CLOCK, UNCONFIRMED, SILENT_CLIENT, SLOW_READER.
     """
 
     def __init__(self, reason: str, message: str, retry_after_ms: int = 500) -> None:

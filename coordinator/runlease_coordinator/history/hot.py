@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from runlease_coordinator.domain.metrics import Batch, LogPosition
+from runlease_coordinator.history.budget import Share
 from runlease_coordinator.history.decode import decode
 from runlease_coordinator.history.gather import Gatherer, is_small
 from runlease_coordinator.history.selection import Selection
@@ -32,12 +33,12 @@ class HotLog:
         self._workers = workers
 
     async def pages(
-        self, project: str, canonical_id: str, attempt_of: Mapping[int, int], selection: Selection
+        self, project: str, canonical_id: str, attempt_of: Mapping[int, int], selection: Selection, share: Share
     ) -> list[Page]:
-        """Return the selected points; entries under a fence without an attempt are not among them.
+        """Return the selected points, counted in ``share``; not those of entries under a fence without an attempt.
 
         Raises:
-            Unavailable.
+            Unavailable, Overloaded.
         """
         found: list[Page] = []
         if selection.upto <= selection.after:
@@ -49,6 +50,7 @@ class HotLog:
                 coming = asyncio.ensure_future(anext(raw_pages, None))
                 batches = await self._workers.run(batches_of, entries, attempt_of, selection)
                 if batches:
+                    await share.take(batches)
                     found.append(Page(entries[0].position, entries[-1].position, batches))
         finally:
             coming.cancel()

@@ -9,6 +9,7 @@ from functools import partial
 from runlease_coordinator.domain.downsample import downsampled
 from runlease_coordinator.domain.metrics import Batch, LogPosition, Series
 from runlease_coordinator.domain.visibility import View, visible_in_log_order
+from runlease_coordinator.history.budget import ReadBudget, Share, size_of
 from runlease_coordinator.history.hot import HotLog
 from runlease_coordinator.history.lineage import Stretch, lineage
 from runlease_coordinator.history.pages import Moment, Place, expired
@@ -46,14 +47,20 @@ class HistoryReader:
     """Reads histories as of one moment."""
 
     def __init__(
-        self, runs: RunStore, metrics: MetricStore, archive: Archive | None = None, workers: Workers | None = None
+        self,
+        runs: RunStore,
+        metrics: MetricStore,
+        archive: Archive | None = None,
+        workers: Workers | None = None,
+        budget: ReadBudget | None = None,
     ) -> None:
-        """Take the operations of runs and of logs, where archived points are, and threads to work in."""
+        """Take the operations of runs and of logs, where archived points are, threads to work in, and their memory."""
         self._runs = runs
         #: For callers, too, that have heavy work to do on what is read.
         self.workers = workers or Workers()
         self._hot = HotLog(metrics, self.workers)
         self._archive: Archive = archive or NoArchive()
+        self._budget = budget or ReadBudget()
 
     def close(self) -> None:
         """Drop work that nobody waits for any more."""
@@ -78,11 +85,18 @@ class HistoryReader:
 
         Raises:
             Unavailable.
+            Overloaded: other reads hold all the memory that there is for reads.
             InvalidField: ``start`` is not there any more.
         """
+        with self._budget.read() as share:
+            await share.take(())
+            async for one in self._series(moment, query, start, share):
+                yield one
+
+    async def _series(self, moment: Moment, query: Query, start: Place | None, share: Share) -> AsyncGenerator[Series]:
         if start is not None:
             query = replace(query, keys=query.keys.starting_at(start.key))
-        found = await self._found(moment, query)
+        found = await self._found(moment, query, share)
         show = _in_log_order(moment.own) if query.after is not None else _by_step(moment.stretches, query)
         places = sorted({place for groups in found for place in groups})
         if start is not None:
@@ -90,14 +104,19 @@ class HistoryReader:
             if not places or places[0] != start[:2]:
                 raise expired()
         for turn in _turns(places, found):
-            for shown in await self.workers.run(_shown, turn, show):
+            series = await self.workers.run(_shown, turn, show)
+            held = sum(size_of(batches) for _, _, layers in turn for batches in layers)
+            turn.clear()
+            for shown in series:
                 one = shown
                 if start is not None:
                     one, start = _behind(shown, start), None
                 if len(one):
                     yield one
+            del series  # of whoever reads slowly no more than a turn is kept
+            share.give_back(held)
 
-    async def _found(self, moment: Moment, query: Query) -> list[_Groups]:
+    async def _found(self, moment: Moment, query: Query, share: Share) -> list[_Groups]:
         """Return what each stretch holds, oldest first."""
         found: list[_Groups] = []
         highest = query.max_step
@@ -106,30 +125,32 @@ class HistoryReader:
             highest = min((step for step in (highest, stretch.highest_step) if step is not None), default=None)
             selection = Selection(query.writers, stretch.last_entry, query.keys, query.min_step, highest)
             if query.after is not None:
-                return [await self._groups(moment.project, stretch, replace(selection, after=query.after))]
-            found.append(await self._groups(moment.project, stretch, selection))
+                return [await self._groups(moment.project, stretch, replace(selection, after=query.after), share)]
+            found.append(await self._groups(moment.project, stretch, selection, share))
         return found[::-1]
 
-    async def _groups(self, project: str, stretch: Stretch, selection: Selection) -> _Groups:
+    async def _groups(self, project: str, stretch: Stretch, selection: Selection, share: Share) -> _Groups:
         groups: _Groups = {}
-        for batch in await self._batches(project, stretch, selection):
+        for batch in await self._batches(project, stretch, selection, share):
             groups.setdefault((batch.key, batch.writer), []).append(batch)
         return groups
 
-    async def _batches(self, project: str, stretch: Stretch, selection: Selection) -> list[Batch]:
+    async def _batches(self, project: str, stretch: Stretch, selection: Selection, share: Share) -> list[Batch]:
         """Read the hot log first: what is archived meanwhile is in the archive by the time that this is asked."""
         run, attempts = stretch.canonical_id, stretch.attempt_of
-        pages = await self._hot.pages(project, run, attempts, selection)
+        pages = await self._hot.pages(project, run, attempts, selection, share)
         archived = await self._archive.archived(project, run)
         while any(page.first <= archived < page.last for page in pages):
             # The archive reaches into a page: of this one only the rest is wanted, if that is not archived meanwhile.
             (torn,) = (page for page in pages if page.first <= archived < page.last)
-            rest = await self._hot.pages(project, run, attempts, replace(selection, after=archived, upto=torn.last))
+            wanted = replace(selection, after=archived, upto=torn.last)
+            rest = await self._hot.pages(project, run, attempts, wanted, share)
             pages = [*rest, *(page for page in pages if page.first > archived)]
             archived = await self._archive.archived(project, run)
         found: list[Batch] = []
         if archived > selection.after:
             async for portion in self._archive.batches(project, run, selection.until(archived)):
+                await share.take(portion)
                 found += portion
         return found + [batch for page in pages if page.first > archived for batch in page.batches]
 

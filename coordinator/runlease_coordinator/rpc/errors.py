@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
@@ -15,6 +17,7 @@ from google.rpc import status_pb2
 
 from runlease_coordinator.domain import errors
 from runlease_coordinator.domain.runs import Run
+from runlease_coordinator.rpc.streams import Streams
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ _CODES: dict[type[errors.DomainError], grpc.StatusCode] = {
     errors.BadBranch: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Stale: grpc.StatusCode.ABORTED,
     errors.Throttled: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Unconfirmed: grpc.StatusCode.UNAVAILABLE,
 }
@@ -62,7 +66,7 @@ def details_of(error: errors.DomainError) -> list[Message]:
     if isinstance(error, errors.Throttled):
         quota = details_pb2.QuotaFailure.Violation(subject=f"project:{error.project}", description=str(error))
         found += [details_pb2.QuotaFailure(violations=[quota]), _retry(error.retry_after_us // 1000 + 1)]
-    if isinstance(error, errors.Unavailable):
+    if isinstance(error, errors.Overloaded | errors.Unavailable):
         found.append(_retry(error.retry_after_ms))
     return [details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts), *found]
 
@@ -108,14 +112,18 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.Doma
         message.Pack(detail)
         packed.append(message)
     status = status_pb2.Status(code=code.value[0], message=str(error), details=packed)
-    await context.abort(code, str(error), ((_DETAILS, status.SerializeToString()),))
+    try:
+        await context.abort(code, str(error), ((_DETAILS, status.SerializeToString()),))
+    except grpc.aio.InternalError:  # the caller has gone meanwhile
+        raise asyncio.CancelledError from None
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Maps what handlers raise to statuses with details; what is unexpected becomes INTERNAL and is logged."""
 
-    def __init__(self) -> None:
-        """Wrap each method once, at its first call."""
+    def __init__(self, streams: Streams | None = None) -> None:
+        """Wrap each method once, at its first call; take the bounds of streams."""
+        self._streams = streams or Streams()
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -130,11 +138,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:  # an unknown method: gRPC answers UNIMPLEMENTED
                 return None
-            wrapped = self._wrapped[method] = _wrap(handler, method)
+            wrapped = self._wrapped[method] = _wrap(handler, method, self._streams)
         return wrapped
 
 
-def _wrap(handler: Any, method: str) -> Any:
+def _wrap(handler: Any, method: str, streams: Streams) -> Any:
     if not method.startswith("/runlease."):  # health and reflection bring their own
         return handler
     codecs = (_reader(handler.request_deserializer), handler.response_serializer)
@@ -143,7 +151,8 @@ def _wrap(handler: Any, method: str) -> Any:
             grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
         )
         behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
-        return make(_streaming(behavior, method, _Requests if handler.request_streaming else _checked), *codecs)
+        checked = _Requests if handler.request_streaming else _checked
+        return make(_streaming(behavior, method, checked, streams), *codecs)
     return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, method), *codecs)
 
 
@@ -196,20 +205,24 @@ def _unary(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[...
 
 
 def _streaming(
-    behavior: Callable[..., AsyncIterator[Any]], method: str, checked: Callable[[Any], Any]
-) -> Callable[..., AsyncIterator[Any]]:
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        try:
-            async for response in behavior(checked(request), context):
-                yield response
-        except errors.DomainError as error:
-            await _abort(context, error)
-        except (grpc.aio.AbortError, grpc.aio.BaseError):
-            raise
-        except NotImplementedError:  # the generated base class: the contract is ahead of this version
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not built in this version")
-        except Exception:  # the caller gets no internals; the log gets all of them
-            log.exception("%s failed", method)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the coordinator's log")
+    behavior: Callable[..., AsyncGenerator[Any]], method: str, checked: Callable[[Any], Any], streams: Streams
+) -> Callable[..., Awaitable[None]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        with streams.place(context.peer()) as refusal:
+            try:
+                if refusal is not None:
+                    raise refusal
+                async with aclosing(behavior(checked(request), context)) as responses:
+                    async for response in responses:
+                        await streams.send(context, response)
+            except errors.DomainError as error:
+                await _abort(context, error)
+            except (grpc.aio.AbortError, grpc.aio.BaseError):
+                raise
+            except NotImplementedError:  # the generated base class: the contract is ahead of this version
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not built in this version")
+            except Exception:  # the caller gets no internals; the log gets all of them
+                log.exception("%s failed", method)
+                await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the coordinator's log")
 
     return call

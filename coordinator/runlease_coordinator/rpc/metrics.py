@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -16,6 +17,7 @@ from runlease_coordinator.domain.metrics import Writer
 from runlease_coordinator.domain.tickets import Tickets
 from runlease_coordinator.history.reads import HistoryReader
 from runlease_coordinator.rpc import entries, history
+from runlease_coordinator.rpc.intake import Intake, StreamIntake
 from runlease_coordinator.rpc.limits import change_of, limits_message, owner_of
 from runlease_coordinator.store.limits import LimitStore
 from runlease_coordinator.store.metrics import Gap, MetricStore, Throttled
@@ -24,6 +26,8 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 _Answers = asyncio.Queue["asyncio.Task[pb.AppendResponse] | None"]
 #: Entries of one stream on their way to the store; beyond it the stream is not read (gRPC's flow control takes over).
 _IN_FLIGHT = 64
+#: A stream that opens no writer for so long is ended, in seconds.
+FIRST_MESSAGE_S = 30.0
 _MAX_UINT32 = 2**32 - 1
 
 
@@ -36,6 +40,7 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
         self._tickets = tickets
         self._metrics = metrics
         self._history = history
+        self._intake = Intake()
         self._readers: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -43,7 +48,7 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
         self, request_iterator: AsyncIterator[pb.AppendRequest], context: _Context
     ) -> AsyncIterator[pb.AppendResponse]:
         """Take in a writer's log; answers come in its order, one acknowledgement may cover many entries."""
-        first = await anext(aiter(request_iterator), None)
+        first = await _first(request_iterator)
         if first is None:
             return
         if first.WhichOneof("message") != "open":
@@ -76,12 +81,17 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
     async def _read(
         self, requests: AsyncIterator[pb.AppendRequest], writer: Writer, fence: int, answers: _Answers
     ) -> None:
+        intake = self._intake.stream()
         try:
             async for request in requests:
                 if request.WhichOneof("message") != "entry":
                     raise InvalidField("entry", "only the first message of a stream opens its writer")
+                size = request.ByteSize()
+                await intake.enter(size)
                 # Tasks start in the order of their creation, so the store sees the entries in the stream's order.
-                await answers.put(asyncio.create_task(self._append(writer, fence, request.entry)))
+                task = asyncio.create_task(self._append(writer, fence, request.entry))
+                task.add_done_callback(partial(_leave, intake, size))
+                await answers.put(task)
         finally:
             await answers.put(None)
 
@@ -119,6 +129,19 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
         owner = owner_of(request.project, request.id)
         limits = await self._limits.set(*owner, change_of(request.limits, of_run=bool(request.id)))
         return pb.SetLimitsResponse(limits=limits_message(limits))
+
+
+async def _first(requests: AsyncIterator[pb.AppendRequest]) -> pb.AppendRequest | None:
+    try:
+        async with asyncio.timeout(FIRST_MESSAGE_S):
+            return await anext(aiter(requests), None)
+    except TimeoutError:
+        message = f"no message came within {FIRST_MESSAGE_S:g} s: open the stream again"
+        raise Unavailable("SILENT_CLIENT", message) from None
+
+
+def _leave(intake: StreamIntake, size: int, task: asyncio.Task[pb.AppendResponse]) -> None:
+    intake.leave(size)
 
 
 def _throttle(seq: int, outcome: Throttled) -> pb.Throttle:
