@@ -14,15 +14,20 @@ import threading
 from pathlib import Path
 
 START_TIMEOUT_S = 30.0
+ROOT = str(Path(__file__).resolve().parents[2])
+#: Where processes under test find `tests`, too, wherever they run.
+PATHS = [ROOT, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
 class CoordinatorProcess:
     """One `runlease serve` on loopback; `restart` keeps its port and its directory."""
 
-    def __init__(self, *flags: str, server_binary: str | None = None) -> None:
+    def __init__(self, *flags: str, server_binary: str | None = None, variant: str | None = None) -> None:
+        """Be ready to `start`; with a variant it is a known-bad one (tests/faults/variants.py)."""
         self.directory = Path(tempfile.mkdtemp(prefix="rlt-", dir="/tmp"))
         self.data_dir = self.directory / "data"
         self.flags = [*flags, *(("--server-binary", server_binary) if server_binary else ())]
+        self._module = ("runlease",) if variant is None else ("tests.faults.variants", variant)
         self.address = "127.0.0.1:0"
         self.log = self.directory / "coordinator.log"
         self.process: subprocess.Popen[str] | None = None
@@ -43,8 +48,8 @@ class CoordinatorProcess:
         return int(json.loads((self.data_dir / "store.json").read_text())["pid"])
 
     def start(self) -> CoordinatorProcess:
-        command = [sys.executable, "-m", "runlease", "serve", "--listen", self.address]
-        environment = self.env | {"XDG_RUNTIME_DIR": str(self.directory)}
+        command = [sys.executable, "-m", *self._module, "serve", "--listen", self.address]
+        environment = self.env | {"XDG_RUNTIME_DIR": str(self.directory), "PYTHONPATH": os.pathsep.join(PATHS)}
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 [*command, "--data-dir", str(self.data_dir), *self.flags],

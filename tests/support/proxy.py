@@ -42,12 +42,17 @@ class Proxy:
         if self._refuses:
             writer.transport.abort()
             return
+        self._links.add(writer)
         try:
             far_reader, far_writer = await asyncio.open_connection(self._host, int(self._port))
         except OSError:
+            self._links.discard(writer)
             writer.transport.abort()
             return
-        self._links |= {writer, far_writer}
+        if writer not in self._links:  # cut meanwhile
+            far_writer.transport.abort()
+            return
+        self._links.add(far_writer)
         for one, other, way in ((reader, far_writer, TO_SERVER), (far_reader, writer, TO_CLIENT)):
             task = asyncio.create_task(self._pump(one, other, way))
             self._tasks.add(task)
@@ -64,6 +69,9 @@ class Proxy:
                     break
                 if way not in self._dropping:
                     await self._write(writer, data, way)
+        await self._flowing[way].wait()  # an end is held and lost as bytes are
+        if way in self._dropping:
+            return
         writer.close()
         self._links.discard(writer)
 
@@ -137,5 +145,7 @@ class Proxy:
 
     async def _stop(self) -> None:
         self._server.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Also those connections that are just being accepted; each is refused.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.gather(*others, return_exceptions=True)
         await self._server.wait_closed()

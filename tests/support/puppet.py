@@ -16,9 +16,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from tests.support.coordinator import PATHS
+
 ANSWER_TIMEOUT_S = 60.0
-ROOT = str(Path(__file__).resolve().parents[2])
-PATHS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 
 
 class Refused(Exception):
@@ -33,14 +33,17 @@ class Refused(Exception):
 class Puppet:
     """One puppet process; `call` names a command of `Stage`."""
 
-    def __init__(self, env: dict[str, str], cwd: Path | None = None) -> None:
+    def __init__(self, env: dict[str, str], cwd: Path | None = None, *, variant: str | None = None) -> None:
+        module = ("tests.support.puppet",)
+        if variant is not None:  # a known-bad one
+            module = ("tests.faults.variants", variant, "python", "-m", *module)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.puppet"],
+            [sys.executable, "-m", *module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=env | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join([ROOT, *filter(None, PATHS)])},
+            env=env | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(PATHS)},
             cwd=cwd,
         )
         self._answers: queue.Queue[str] = queue.Queue()

@@ -1,0 +1,195 @@
+"""Rules that are no fault's own: kept by the product as built, broken by a variant, and seen to be so.
+
+The rules that a fault puts to the test are in test_traces.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import runlease
+from runlease.clock import suspend_aware
+from runlease.leasestate import LeaseMachine
+from runlease_coordinator.store.server_binary import find_server
+
+from tests.faults.variants import ROOT, VARIANTS, patched
+from tests.support.coordinator import CoordinatorProcess
+from tests.support.nodes import Node
+from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
+from tests.support.puppet import Puppet
+from tests.support.wait import until
+
+#: Waits for a flush that does not come: long enough for one that does.
+_FLUSH_S = 3.0
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_patches_the_product_as_it_is(name: str) -> None:
+    for patch in VARIANTS[name].patches:
+        source = (ROOT / patch.file).read_text()
+        bad = patched(source, [patch])
+        assert bad != source
+        if patch.file.endswith(".py"):
+            compile(bad, patch.file, "exec")
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., CoordinatorProcess]]:
+    """Start coordinators with short leases, as built or as a variant."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*flags: str, variant: str | None) -> CoordinatorProcess:
+            one = CoordinatorProcess("--max-ttl", "5", "--lock-delay", "0", *flags, variant=variant)
+            stack.callback(one.close)
+            return one.start()
+
+        yield start
+
+
+def variants(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("variant", [None, name], ids=["built", name])
+
+
+@variants("retry_full_ttl")
+def test_a_repeated_request_extends_no_lease(variant: str | None, start: Callable[..., CoordinatorProcess]) -> None:
+    coordinator = start(variant=variant)
+    with runlease.Client(coordinator.address) as client:
+        expires_at = time.time() + client.acquire("p", "r", nonce="1", resume="allow").remaining_s
+        # Near the expiry the answer to the first request is taken to be lost, and it is sent again.
+        until(lambda: time.time() > expires_at - 2)
+        sent_at = suspend_aware()
+        grant = client.acquire("p", "r", nonce="1", resume="allow")
+        belief = LeaseMachine(grant.ttl_s, sent_at, grant.remaining_s)
+        until(lambda: _is_granted(client, "2"))
+        overlaps = belief.remaining_s(suspend_aware()) > 0
+    assert overlaps == (variant is not None)
+
+
+def _is_granted(client: runlease.Client, nonce: str) -> bool:
+    try:
+        return bool(client.acquire("p", "r", nonce=nonce, resume="allow").fence)
+    except runlease.LeaseHeld:
+        return False
+
+
+@variants("release_by_name")
+def test_an_old_token_releases_nothing(variant: str | None, start: Callable[..., CoordinatorProcess]) -> None:
+    coordinator = start(variant=variant)
+    with runlease.Client(coordinator.address) as client:
+        first = client.acquire("p", "r", nonce="1", resume="allow")
+        client.break_lease("p", "r", first.fence, force=True, reason="superseded")
+        client.acquire("p", "r", nonce="2", resume="allow")
+        with contextlib.suppress(runlease.StaleFence):
+            client.release("p", "r", first.fence)
+        assert (client.get_run("p", "r").state != "running") == (variant is not None)
+
+
+@variants("deadline_from_receipt")
+def test_a_holder_does_not_believe_beyond_its_expiry(
+    variant: str | None, start: Callable[..., CoordinatorProcess]
+) -> None:
+    coordinator = start(variant=None)
+    with contextlib.ExitStack() as stack:
+        proxy = Proxy(coordinator.address)
+        stack.callback(proxy.close)
+        puppet = Puppet(coordinator.env | {"RUNLEASE_COORDINATOR": proxy.address}, variant=variant)
+        stack.callback(puppet.close)
+        client = stack.enter_context(runlease.Client(coordinator.address))
+        puppet.call("init", project="p", id="r", resume="allow")
+        proxy.delay(TO_CLIENT, 0.7)  # below the time after which a renewal is given up
+        first = client.get_run("p", "r").remaining_s
+        assert first is not None
+
+        def believes_too_long() -> bool:
+            """Whether its deadline is behind the store's expiry, just behind a renewal whose answer took long."""
+            until(lambda: puppet.call("state")["remaining_s"] < 3.5)
+            before = puppet.call("state")["remaining_s"]
+            until(lambda: puppet.call("state")["remaining_s"] > before)
+            asked = suspend_aware()
+            left = client.get_run("p", "r").remaining_s
+            believed = puppet.call("state")["remaining_s"] + (suspend_aware() - asked)
+            took = suspend_aware() - asked
+            assert left is not None
+            return bool(believed > left + took)
+
+        assert believes_too_long() == (variant is not None)
+
+
+@variants("first_step_logged")
+def test_an_attempt_replaces_what_follows_its_starting_step(
+    variant: str | None, start: Callable[..., CoordinatorProcess]
+) -> None:
+    coordinator = start(variant=variant)
+    for attempt, steps in ((1, range(100)), (2, range(60, 70))):
+        with contextlib.closing(Puppet(coordinator.env)) as puppet:
+            granted = puppet.call("init", project="p", id="r", resume="allow", resume_step=50 if attempt == 2 else None)
+            assert granted["starting_step"] == (50 if attempt == 2 else 0)
+            puppet.call("train", start=steps.start, stop=steps.stop)
+            assert puppet.call("finish")
+    with runlease.Client(coordinator.address) as client:
+        seen = [row.step for row in client.history("p", "r", keys=["loss"]).rows()]
+    assert (seen != [*range(50), *range(60, 70)]) == (variant is not None)
+
+
+@variants("ack_before_append")
+def test_what_is_acknowledged_is_in_the_store(variant: str | None, start: Callable[..., CoordinatorProcess]) -> None:
+    with contextlib.ExitStack() as stack:
+        node = Node("appendonly yes", "appendfsync always", binary=str(find_server().path))
+        stack.callback(node.close)
+        proxy = Proxy(node.address)
+        stack.callback(proxy.close)
+        subprocess.run([sys.executable, "-m", "runlease", "bootstrap", node.tcp_url], check=True, capture_output=True)
+        coordinator = start("--store", f"redis://{proxy.address}", variant=variant)
+        puppet = Puppet(coordinator.env)
+        stack.callback(puppet.close)
+        puppet.call("init", project="p", id="r", resume="allow")
+        puppet.call("train", start=0, stop=10)
+        assert puppet.call("flush")
+        # Nothing reaches the store any more; then trainer and coordinator die.
+        proxy.stall(TO_SERVER)
+        puppet.call("train", start=10, stop=20)
+        puppet.call("flush", timeout=_FLUSH_S)
+        acknowledged = puppet.call("stats")["acknowledged"]
+        puppet.kill()
+        coordinator.kill()
+        proxy.cut()
+        coordinator.start()
+        with runlease.Client(coordinator.address, timeout_s=30) as client:
+            lost = acknowledged - client.get_run("p", "r").points
+    assert (lost > 0) == (variant is not None)
+
+
+@variants("spool_without_checksum")
+def test_what_is_rotten_in_a_spool_is_no_point(
+    variant: str | None, start: Callable[..., CoordinatorProcess], tmp_path: Path
+) -> None:
+    coordinator = start(variant=None)
+    environment = coordinator.env | {"RUNLEASE_DIR": str(tmp_path), "RUNLEASE_MODE": "offline"}
+    with contextlib.closing(Puppet(environment)) as puppet:
+        puppet.call("init", project="p", id="r", resume="allow")
+        for value in (1.0, 2.0, 3.0):
+            puppet.call("log", metrics={"loss": value})
+            assert puppet.call("flush")
+        puppet.kill()
+    _rot(tmp_path)
+    module = ["tests.faults.variants", variant] if variant else ["runlease"]
+    command = [sys.executable, "-m", *module, "sync", str(tmp_path)]
+    subprocess.run(command, env=coordinator.env, cwd=ROOT, check=False, capture_output=True)
+    with runlease.Client(coordinator.address) as client:
+        values = {row.value for row in client.history("p", "r", keys=["loss"]).rows()}
+    assert bool(values - {1.0, 2.0, 3.0}) == (variant is not None)
+
+
+def _rot(folder: Path) -> None:
+    """Turn a bit of the value 3.0 over in whatever file holds it."""
+    import struct
+
+    (file,) = [path for path in folder.rglob("*") if path.is_file() and struct.pack("<d", 3.0) in path.read_bytes()]
+    content = file.read_bytes()
+    file.write_bytes(content.replace(struct.pack("<d", 3.0), struct.pack("<d", 3.5)))
