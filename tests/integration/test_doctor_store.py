@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from runlease_coordinator.doctor.commands import COMMANDS
@@ -16,12 +14,11 @@ from runlease_coordinator.store.server_binary import find_server
 
 from tests.support.cli import Cli
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.doctor import DURABLE, PACKED, Report
 from tests.support.redis import RedisServer, free_port
 from tests.support.wait import until
 
 ROOT = Path(__file__).resolve().parents[2]
-DURABLE = ("appendonly yes", "appendfsync always")
-PACKED = ("hash-max-listpack-entries 512", "hash-max-listpack-value 512", "stream-node-max-bytes 1024")
 
 Start = Callable[..., RedisServer]
 
@@ -48,30 +45,6 @@ def start() -> Iterator[Start]:
     yield one
     for server in started:
         server.close()
-
-
-class Report:
-    """What one call of the doctor said."""
-
-    def __init__(self, cli: Cli, url: str, *flags: str, status: int = 0) -> None:
-        done = cli("doctor", "--store", url, *flags, "-o", "json", status=status)
-        found: dict[str, Any] = json.loads(done.stdout)
-        self.checks = found["checks"]
-        self.promises = {each["fault"]: each["holds"] for each in found["promises"]}
-        # Whatever is not as it should be comes with what to do.
-        assert [each for each in self.checks if each["verdict"] != "ok" and not each["remedy"]] == []
-
-    def __getitem__(self, name: str) -> tuple[str, str]:
-        """Return verdict and words of the only check of a name."""
-        (found,) = (each for each in self.checks if each["name"] == name)
-        return found["verdict"], found["seen"]
-
-    def remedy(self, name: str) -> str:
-        (found,) = (each["remedy"] for each in self.checks if each["name"] == name)
-        return str(found)
-
-    def not_ok(self) -> set[tuple[str, str]]:
-        return {(each["name"], each["verdict"]) for each in self.checks if each["verdict"] != "ok"}
 
 
 def test_a_store_as_it_should_be(cli: Cli, start: Start, binary: str) -> None:
@@ -205,6 +178,7 @@ def test_the_commands_that_are_checked_are_those_that_are_sent() -> None:
     code = "".join(path.read_text() for path in (folder / "store").glob("*.py"))
     sent = set(re.findall(r"redis\.p?call\('([A-Z]+)'", scripts))
     sent |= set(re.findall(r"\bcall\(\s*\"([A-Z]+)\"", code)) | {"SCRIPT", "SUBSCRIBE", "WAIT"}
+    sent |= set(re.findall(r"\bcommand\(\w+, \"([A-Z]+)\"", code)) - {"SENTINEL"}  # that one goes to Sentinels
     assert sent == set(COMMANDS)
 
 
@@ -258,9 +232,3 @@ def test_a_replica_is_no_store(cli: Cli, start: Start, binary: str) -> None:
     report = Report(cli, replica.url, status=1)
     assert report["role"] == ("error", "is a replica, and refuses writes")
     assert report["write"][0] == "error"
-
-
-def test_the_commands_of_the_table_are_known_to_the_servers(start: Start, binary: str, cli: Cli) -> None:
-    server = start(binary)
-    cli("bootstrap", server.url)
-    assert Report(cli, server.url, status=1)["permissions"][0] == "ok"

@@ -42,6 +42,7 @@ The exit code is 0 without errors (there may be warnings), 1 with errors, 5 if n
 )
 @click.option(
     "--data-nodes",
+    envvar="RUNLEASE_DATA_NODES",
     type=click.IntRange(min=1),
     metavar="N",
     help="Data nodes a shard is to have.  [default: as the store was opened]",
@@ -85,7 +86,9 @@ def _examine(store: str, data_nodes: int | None, data_dir: str | None) -> tuple[
         from runlease_coordinator.settings import settings_from_env
         from runlease_coordinator.store.embedded import running_url
 
-        settings = settings_from_env(os.environ, store=store, data_dir=Path(data_dir) if data_dir else None)
+        directory = Path(data_dir) if data_dir else None
+        # Of the settings it takes only where the store is; what else is in the environment must not keep it out.
+        settings = settings_from_env(os.environ, store=store, data_dir=directory, data_nodes=1, durability="local")
         embedded = settings.store == "embedded"
         url = running_url(settings.data_dir) if embedded else settings.store
         survey = visit(url, embedded=embedded, data_nodes=data_nodes)

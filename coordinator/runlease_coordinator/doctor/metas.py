@@ -30,9 +30,9 @@ def _opened(survey: Survey, opened: list[Partition]) -> Finding:
     seen = f"{len(opened)} of {PARTITIONS} partitions"
     if opened:
         seen += ": the others were lost"
-        remedy = "restore a backup; else `runlease bootstrap URL` opens what is lost anew, its runs gone"
+        remedy = "restore a backup; else open what is lost anew, its runs gone: `runlease bootstrap URL --lost-data`"
         return Finding(WHERE, "opened", "error", seen, remedy)
-    remedy = "if it is new: `runlease bootstrap URL`, once; else it has lost its data: restore a backup"
+    remedy = "if it is new: `runlease bootstrap URL`, once; else restore a backup, or add --lost-data"
     return Finding(WHERE, "opened", "error", seen, remedy)
 
 
@@ -83,8 +83,14 @@ def _quarantine(survey: Survey, opened: list[Partition]) -> Finding:
 
 
 def _changed(survey: Survey, partition: Partition) -> bool:
-    replid = survey.shards[partition.shard].primary.info.get("master_replid")
-    return replid is not None and partition.meta.get("incarnation", "").partition(":")[0] != replid
+    """Compare as the scripts' gate does."""
+    info = survey.shards[partition.shard].primary.info
+    if "master_replid" not in info:  # this user may not read it
+        return False
+    now = str(info["master_replid"])
+    if int(partition.meta.get("replicas", 0)) > 0:
+        now += f":{info.get('sync_full')}"
+    return partition.meta.get("incarnation") != now
 
 
 def _quarantine_left_s(survey: Survey, partition: Partition) -> float:

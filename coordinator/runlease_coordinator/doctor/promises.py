@@ -25,7 +25,7 @@ class Promise:
 
 
 #: Checks that must not fail for anything to hold.
-_GROUND = ("version", "eviction", "permissions", "opened", "schema", "role", "write")
+_GROUND = ("version", "eviction", "permissions", "opened", "schema", "role", "write", "coverage")
 
 
 def promises(survey: Survey, findings: Sequence[Finding]) -> Iterator[Promise]:
@@ -76,8 +76,8 @@ def _failover(survey: Survey, findings: Sequence[Finding]) -> _Judged:
         return "in part", "two data nodes: nothing is lost, but the one that is left refuses to go on alone"
     if survey.kind == "standalone":
         return "in part", "somebody must promote a replica, and tell the coordinators: use Sentinel or a cluster"
-    if _failed("sentinels", findings) or _failed("coverage", findings):
-        return "in part", "a replica may not be promoted: see sentinels and coverage"
+    if _failed("sentinels", findings) or _worst("majority", findings):
+        return "in part", "a replica may not be promoted: no majority of those who must agree"
     return "holds", ""
 
 

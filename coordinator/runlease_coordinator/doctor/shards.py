@@ -16,7 +16,7 @@ _BACKLOG_BYTES = 1 << 20
 
 def check_shard(survey: Survey, shard: Shard) -> Iterator[Finding]:
     """Yield what each check of a shard finds."""
-    yield _role(shard)
+    yield _role(survey, shard)
     yield _permissions(shard)
     yield _replicas(survey, shard)
     if shard.replicas or survey.wait_replicas:
@@ -30,8 +30,11 @@ def _where(shard: Shard) -> str:
     return f"primary {shard.primary.address}"
 
 
-def _role(shard: Shard) -> Finding:
+def _role(survey: Survey, shard: Shard) -> Finding:
     role = shard.primary.info.get("role")
+    if shard.primary.info.get("redis_mode") == "cluster" and survey.cluster is None:
+        seen = "is a node of a cluster, which has only a part of the partitions"
+        return Finding(_where(shard), "role", "error", seen, "give --store redis+cluster://HOST:PORT")
     if role == "master":
         return Finding(_where(shard), "role", "ok", "takes writes")
     if role is None:

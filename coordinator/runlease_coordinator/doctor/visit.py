@@ -1,11 +1,14 @@
-"""Visits the servers of a store and writes down what they say: the only module here that does I/O."""
+"""Visits the data nodes of a store and writes down what they say.
+
+This module and `peers.py` do all of the I/O.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -16,10 +19,12 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from runlease_coordinator.doctor.commands import commands
+from runlease_coordinator.doctor.peers import ask_cluster, ask_sentinels
 from runlease_coordinator.doctor.survey import Node, Partition, Shard, Survey, Write
 from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.settings import redact_url
 from runlease_coordinator.store.keys import PARTITIONS, partition_keys
+from runlease_coordinator.storeurl import StoreUrl
 
 _TIMEOUT_S = 5.0
 #: How long a WAIT may take before its replicas count as too slow.
@@ -36,8 +41,8 @@ _SETTINGS = (
 #: Of a partition's meta; not the secret.
 _META = ("incarnation", "quarantine_until_us", "quarantine_us", "max_ttl_us", "replicas", "schema")
 
-#: Connects with the store's credentials: to the place of the URL, or to another host and port.
-Connect = Callable[..., "redis.Redis"]
+#: Connects with the store's credentials to a data node: host and port, or '' and 0 for the place that the URL names.
+Connect = Callable[[str, int], "redis.Redis"]
 
 
 def visit(url: str, *, embedded: bool = False, data_nodes: int | None = None) -> Survey:
@@ -51,44 +56,78 @@ def visit(url: str, *, embedded: bool = False, data_nodes: int | None = None) ->
     Raises:
         Unavailable: it does not answer, or not to this user.
     """
-    connect = _connector(url)
+    several = StoreUrl.parse(url)
     try:
-        with connect() as link:
-            place = link.connection_pool.connection_kwargs
-            address = place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
-            partitions = [_partition(link, number) for number in range(PARTITIONS)]
-            survey = Survey(
+        if several is None:
+            connect = _connector(url)
+            shards, partitions = _look([("", 0)], lambda number: 0, connect, data_nodes)
+            return Survey(
                 kind="embedded" if embedded else "standalone",
                 url=redact_url(url),
-                shards=[_shard(link, address, connect, data_nodes, partitions)],
+                shards=shards,
                 partitions=partitions,
                 data_nodes=data_nodes,
             )
+        connect = _connector(several.node(*several.servers[0]))
+        sentinels = cluster = None
+        if several.kind == "sentinel":
+            primary, sentinels = ask_sentinels(several, lambda each: _connector(each)("", 0))
+            shards, partitions = _look([primary], lambda number: 0, connect, data_nodes)
+        else:
+            primaries, shard_of, cluster = ask_cluster(several, connect)
+            shards, partitions = _look(primaries, shard_of, connect, data_nodes)
+        return Survey(
+            kind=several.kind,
+            url=redact_url(url),
+            shards=shards,
+            partitions=partitions,
+            data_nodes=data_nodes,
+            sentinels=sentinels,
+            cluster=cluster,
+        )
     except (RedisError, OSError) as error:
         raise Unavailable("STORE_UNAVAILABLE", f"{redact_url(url)}: {error}") from None
-    return survey
+
+
+def _link(**place: Any) -> redis.Redis:
+    own = {"protocol": 2, "decode_responses": True, "retry": Retry(NoBackoff(), 0)}
+    timeouts = {"socket_connect_timeout": _TIMEOUT_S, "socket_timeout": _TIMEOUT_S}
+    return redis.Redis(**{**place, **own, **timeouts})
 
 
 def _connector(url: str) -> Connect:
     named = parse_url(url)  # type: ignore[no-untyped-call]
-    tls = named.pop("connection_class", None) is SSLConnection
+    named["ssl"] = named.pop("connection_class", None) is SSLConnection
     if "path" in named:
         named["unix_socket_path"] = named.pop("path")
 
-    def connect(host: str = "", port: int = 0) -> redis.Redis:
-        place = {name: value for name, value in named.items() if name != "unix_socket_path" or not host}
-        if host:
-            place |= {"host": host, "port": port}
-        own = {"protocol": 2, "decode_responses": True, "retry": Retry(NoBackoff(), 0)}
-        timeouts = {"socket_connect_timeout": _TIMEOUT_S, "socket_timeout": _TIMEOUT_S}
-        return redis.Redis(**{**place, **own, **timeouts}, ssl=tls)
+    def connect(host: str, port: int) -> redis.Redis:
+        if not host:
+            return _link(**named)
+        return _link(**{**named, "unix_socket_path": None, "host": host, "port": port})
 
     return connect
 
 
-def _shard(
-    link: redis.Redis, address: str, connect: Connect, data_nodes: int | None, partitions: list[Partition]
-) -> Shard:
+def _look(
+    primaries: Sequence[tuple[str, int]],
+    shard_of: Callable[[int], int],
+    connect: Connect,
+    data_nodes: int | None,
+) -> tuple[list[Shard], list[Partition]]:
+    """Return what each primary's shard is like, and each partition at the primary that has it."""
+    shards, partitions = [], []
+    for at, (host, port) in enumerate(primaries):
+        with connect(host, port) as link:
+            own = [_partition(link, number, at) for number in range(PARTITIONS) if shard_of(number) == at]
+            shards.append(_shard(link, connect, data_nodes, own))
+            partitions += own
+    return shards, partitions
+
+
+def _shard(link: redis.Redis, connect: Connect, data_nodes: int | None, partitions: Sequence[Partition]) -> Shard:
+    place = link.connection_pool.connection_kwargs
+    address = place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
     primary = _node(link, address)
     opened_with = max((int(each.meta.get("replicas", 0)) for each in partitions), default=0)
     wanted = data_nodes // 2 if data_nodes is not None else opened_with
@@ -97,7 +136,7 @@ def _shard(
         primary=primary,
         replicas=[_replica(*found, connect) for found in _replicas_of(primary)],
         # Where nothing is to be waited for, half of the replicas that are there show what it would take.
-        write=_write(link, wanted or (connected + 1) // 2),
+        write=_write(link, partitions[0].number if partitions else None, wanted or (connected + 1) // 2),
         refused_commands=_refused(link),
     )
 
@@ -140,12 +179,14 @@ def _replica(host: str, port: int, connect: Connect) -> Node:
         return Node(address=address, why_not=str(error))
 
 
-def _write(link: redis.Redis, replicas: int) -> Write:
+def _write(link: redis.Redis, partition: int | None, replicas: int) -> Write:
     """Write a key that goes by itself, and WAIT behind it on the same connection."""
+    if partition is None:  # a shard without a partition: no key of ours belongs there
+        return Write()
     with link.client() as alone:  # type: ignore[no-untyped-call]
         began = time.perf_counter()
         try:
-            alone.set(partition_keys(0).probe, "1", ex=_PROBE_LIVES_S)
+            alone.set(partition_keys(partition).probe, "1", ex=_PROBE_LIVES_S)
         except ResponseError as error:
             return Write(refused=str(error), waited_for=replicas)
         took_s = time.perf_counter() - began
@@ -167,9 +208,9 @@ def _refused(link: redis.Redis) -> list[str] | None:
         return ["EVAL"] if "NOPERM" in str(error) or "permission" in str(error) else None
 
 
-def _partition(link: redis.Redis, number: int) -> Partition:
+def _partition(link: redis.Redis, number: int, shard: int) -> Partition:
     meta: dict[str, str] = {}
     with contextlib.suppress(ResponseError):  # a user that may not; `_refused` tells
         found: list[Any] = link.hmget(partition_keys(number).meta, *_META)
         meta = {name: value for name, value in zip(_META, found, strict=True) if value is not None}
-    return Partition(number=number, meta=meta)
+    return Partition(number=number, meta=meta, shard=shard)
