@@ -292,7 +292,8 @@ async def _check_store(store: Store, url: str) -> None:
         version = server.get("valkey_version") or server.get("redis_version", "0")
         if int(version.partition(".")[0]) < 7:
             raise StartupError(f"the store {redact_url(url)} is version {version}: use Valkey >= 8 or Redis >= 7")
-        if server.get("redis_mode") == "cluster" and not store.is_cluster:
+        # Valkey has renamed the field.
+        if "cluster" in (server.get("redis_mode"), server.get("server_mode")) and not store.is_cluster:
             raise StartupError(
                 f"the store {redact_url(url)} is a node of a cluster: name it redis+cluster://HOST:PORT, so that its "
                 "other nodes are used, too"

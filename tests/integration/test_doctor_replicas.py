@@ -172,6 +172,7 @@ def test_a_cluster(cli: Cli) -> None:
         assert sum(each["name"] == "permissions" for each in report.checks) == 3
         report = Report(cli, site.nodes[0].tcp_url, status=1)
         assert report["role"] == ("error", "is a node of a cluster, which has only a part of the partitions")
+        assert "redis+cluster://" in cli("serve", "--store", site.nodes[0].tcp_url, status=2).stderr
         site.nodes[0].ask("CLUSTER", "DELSLOTSRANGE", 0, 9)
         report = Report(cli, site.url, status=1)
         assert ("coverage", "error") in report.not_ok()

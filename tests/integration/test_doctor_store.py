@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from runlease_coordinator.doctor.commands import COMMANDS
+from runlease_coordinator.doctor.commands import CLUSTER_COMMANDS, COMMANDS
 from runlease_coordinator.store.server_binary import find_server
 
 from tests.support.cli import Cli
@@ -179,7 +179,8 @@ def test_the_commands_that_are_checked_are_those_that_are_sent() -> None:
     sent = set(re.findall(r"redis\.p?call\('([A-Z]+)'", scripts))
     sent |= set(re.findall(r"\bcall\(\s*\"([A-Z]+)\"", code)) | {"SCRIPT", "SUBSCRIBE", "WAIT"}
     sent |= set(re.findall(r"\bcommand\(\w+, \"([A-Z]+)\"", code)) - {"SENTINEL"}  # that one goes to Sentinels
-    assert sent == set(COMMANDS)
+    sent |= set(re.findall(r"\bsend\(\(\"([A-Z]+)\"", code))
+    assert sent == set(COMMANDS | CLUSTER_COMMANDS)
 
 
 def test_a_store_that_does_not_answer(cli: Cli, start: Start, redis_binary: str) -> None:

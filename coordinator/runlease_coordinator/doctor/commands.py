@@ -46,6 +46,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def commands() -> list[list[str]]:
+#: What a coordinator sends to the nodes of a cluster besides.
+CLUSTER_COMMANDS: dict[str, tuple[str, ...]] = {"ASKING": (), "CLUSTER": ("NODES",)}
+
+
+def commands(*, cluster: bool) -> list[list[str]]:
     """Return the commands, each as a list of its words."""
-    return [[name, *words] for name, words in COMMANDS.items()]
+    return [[name, *words] for name, words in (COMMANDS | (CLUSTER_COMMANDS if cluster else {})).items()]

@@ -32,7 +32,7 @@ def _where(shard: Shard) -> str:
 
 def _role(survey: Survey, shard: Shard) -> Finding:
     role = shard.primary.info.get("role")
-    if shard.primary.info.get("redis_mode") == "cluster" and survey.cluster is None:
+    if survey.cluster is None and shard.primary.info.get("cluster_enabled"):
         seen = "is a node of a cluster, which has only a part of the partitions"
         return Finding(_where(shard), "role", "error", seen, "give --store redis+cluster://HOST:PORT")
     if role == "master":

@@ -137,7 +137,7 @@ def _shard(link: redis.Redis, connect: Connect, data_nodes: int | None, partitio
         replicas=[_replica(*found, connect) for found in _replicas_of(primary)],
         # Where nothing is to be waited for, half of the replicas that are there show what it would take.
         write=_write(link, partitions[0].number if partitions else None, wanted or (connected + 1) // 2),
-        refused_commands=_refused(link),
+        refused_commands=_refused(link, cluster=bool(primary.info.get("cluster_enabled"))),
     )
 
 
@@ -200,10 +200,10 @@ def _write(link: redis.Redis, partition: int | None, replicas: int) -> Write:
         return Write(took_s=took_s, waited_for=replicas, replicas=seen, wait_s=time.perf_counter() - began)
 
 
-def _refused(link: redis.Redis) -> list[str] | None:
+def _refused(link: redis.Redis, *, cluster: bool) -> list[str] | None:
     script = (resources.files(__package__) / "refused.lua").read_text(encoding="utf-8")
     try:
-        return sorted(link.eval(script, 0, json.dumps(commands())))
+        return sorted(link.eval(script, 0, json.dumps(commands(cluster=cluster))))
     except ResponseError as error:
         return ["EVAL"] if "NOPERM" in str(error) or "permission" in str(error) else None
 
