@@ -1,10 +1,11 @@
 """Thousands of leases and streams on one coordinator, while coordinators are killed and the store fails over.
 
-`python -m tests.bench.load --minutes 10 --leases 10000 --streams 2000` starts a store, two coordinators on it and a
-process that plays all the holders (`tests.bench.swarm`); all of them are on the first coordinator until it is killed.
-A killed one is started again after a few seconds. Printed are, a period each: the latencies of what was answered, what
-was refused, the CPU time and the memory of every process. A lease is lost when the coordinator says so, suspended when
-its holder's own deadline passes without a renewal; the exit status is 1 if one was lost, or not renewed at the end.
+`python -m tests.bench.load --minutes 10 --leases 10000 --streams 2000` starts three data nodes with their Sentinels,
+two coordinators that wait for a replica (--data-nodes 3), and a process that plays all the holders
+(`tests.bench.swarm`), which are all on the first coordinator until it is killed. Whatever is killed is started again
+after a few seconds. Printed are, a period each: the latencies of what was answered, what was refused, the CPU time and
+the memory of every process. A lease is lost when the coordinator says so, suspended when its holder's own deadline
+passes without a renewal; the exit status is 1 if one was lost, or not renewed at the end.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.bench import plot, processes, report
 from tests.bench.soak import Samples, slope
 from tests.bench.swarm import Plan
+from tests.support.coordinator import CoordinatorProcess
+from tests.support.redis import RedisServer
+from tests.support.sentinels import SentinelSite
 
 _SAMPLE_S = 2.0
-#: How long a killed coordinator stays away.
+#: How long a killed process stays away at least.
 _AWAY_S = 5.0
 #: When faults come, in parts of the run; the second half shows whether memory grows while nothing happens.
 _KILLS, _FAIL_OVERS = (0.1, 0.2), (0.3, 0.4)
@@ -66,7 +71,8 @@ class Sampler(threading.Thread):
     def end(self) -> None:
         """Stop."""
         self._ended.set()
-        self.join()
+        if self.ident is not None:
+            self.join()
 
     def used_s(self) -> dict[str, float]:
         """Return the CPU time of each role since the last call, in seconds."""
@@ -81,34 +87,50 @@ class Sampler(threading.Thread):
         return used
 
 
-def run(plan: Plan, faults_at: Sequence[float]) -> tuple[dict[str, Any], Samples]:
-    """Load two coordinators on one store; returns the swarm's outcome and the memory of every process."""
+def run(plan: Plan, with_faults: bool) -> tuple[dict[str, Any], Samples]:
+    """Load two coordinators behind Sentinels; returns the swarm's outcome and the memory of every process."""
     with ExitStack() as stack:
-        both = stack.enter_context(processes.two_coordinators())
+        both = stack.enter_context(processes.two_behind_sentinels(plan.ttl_s))
         if both is None:
             sys.exit("redis-server is not on PATH: install it (Debian: apt install redis-server)")
-        store, coordinators = both
+        site, coordinators = both
         plan = Plan(**asdict(plan) | {"address": ",".join(each.address for each in coordinators)})
         swarm = subprocess.Popen(
             [sys.executable, "-m", "tests.bench.swarm", json.dumps(asdict(plan))], stdout=subprocess.PIPE, text=True
         )
         stack.callback(processes.end, swarm)
-        roles: dict[str, _Pid] = {"store": lambda: store.process.pid, "swarm": lambda: swarm.pid}
-        for number, each in enumerate(coordinators, 1):
-            roles[f"coordinator {number}"] = lambda each=each: each.process and each.process.pid  # type: ignore[misc]
-
-        def kill(number: int) -> None:
-            coordinators[number].kill()
-            time.sleep(_AWAY_S)
-            coordinators[number].start()
-
+        roles: dict[str, _Pid] = {"swarm": lambda: swarm.pid}
+        roles |= {f"node {number}": partial(_pid, each) for number, each in enumerate(site.nodes, 1)}
+        roles |= {f"coordinator {number}": partial(_pid, each) for number, each in enumerate(coordinators, 1)}
         faults = [
-            Fault(part * plan.seconds, f"SIGKILL of coordinator {turn % 2 + 1}", lambda turn=turn: kill(turn % 2))  # type: ignore[misc]
-            for turn, part in enumerate(faults_at)
+            Fault(part * plan.seconds, f"SIGKILL of coordinator {number + 1}", partial(_kill, coordinators[number]))
+            for number, part in enumerate(_KILLS)
+        ]
+        faults += [
+            Fault(part * plan.seconds, "SIGKILL of the primary", partial(_fail_over, site)) for part in _FAIL_OVERS
         ]
         sampler = Sampler(roles)
-        outcome = _follow(swarm, sampler, faults)
+        outcome = _follow(swarm, sampler, faults if with_faults else ())
         return outcome, sampler.memory
+
+
+def _pid(of: CoordinatorProcess | RedisServer) -> int | None:
+    process = of.process
+    return process.pid if process is not None and process.poll() is None else None
+
+
+def _kill(coordinator: CoordinatorProcess) -> None:
+    coordinator.kill()
+    time.sleep(_AWAY_S)
+    coordinator.start()
+
+
+def _fail_over(site: SentinelSite) -> None:
+    before = site.primary
+    site.failover()
+    time.sleep(_AWAY_S)
+    before.start()
+    site.settle()
 
 
 def _follow(swarm: subprocess.Popen[str], sampler: Sampler, faults: Sequence[Fault]) -> dict[str, Any]:
@@ -186,7 +208,7 @@ def main() -> None:
         churn=options.churn,
     )
     print(report.machine(), processes.conditions(), sep="\n")
-    outcome, memory = run(plan, () if options.no_faults else _KILLS)
+    outcome, memory = run(plan, not options.no_faults)
     print(processes.conditions())
     print(json.dumps(outcome, indent=2))
     for role, values in memory.items():

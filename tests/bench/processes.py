@@ -22,6 +22,7 @@ import grpc.aio
 
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.redis import RedisServer
+from tests.support.sentinels import SentinelSite
 
 ROOT = Path(__file__).resolve().parents[2]
 _READY_S = 30.0
@@ -44,8 +45,26 @@ def two_coordinators() -> Iterator[tuple[RedisServer, list[CoordinatorProcess]] 
     with ExitStack() as stack:
         server = RedisServer("appendonly yes", "appendfsync always", binary=binary)
         stack.callback(server.close)
-        subprocess.run([sys.executable, "-m", "runlease", "bootstrap", server.url], check=True, capture_output=True)
-        yield server, [stack.enter_context(_coordinator("--store", server.url)) for _ in range(2)]
+        yield server, _two(server.url, stack)
+
+
+@contextmanager
+def two_behind_sentinels(max_ttl_s: float = 60.0) -> Iterator[tuple[SentinelSite, list[CoordinatorProcess]] | None]:
+    """Two coordinators on three data nodes that sync each second, and Sentinels; None without redis-server."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        yield None
+        return
+    with ExitStack() as stack:
+        site = SentinelSite("appendonly yes", "appendfsync everysec", binary=binary, proxied=False)
+        stack.callback(site.close)
+        yield site, _two(site.url, stack, "--data-nodes", "3", "--max-ttl", f"{max_ttl_s:g}")
+
+
+def _two(url: str, stack: ExitStack, *flags: str) -> list[CoordinatorProcess]:
+    command = [sys.executable, "-m", "runlease", "bootstrap", *flags, url]
+    subprocess.run(command, check=True, capture_output=True)
+    return [stack.enter_context(_coordinator("--store", url, *flags)) for _ in range(2)]
 
 
 @contextmanager

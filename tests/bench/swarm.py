@@ -167,8 +167,15 @@ class Swarm:
     # Leases.
 
     async def _acquire_some(self, first: int) -> None:
-        for number in range(first, self._plan.leases, _IN_FLIGHT):
-            self._held.append(await self._acquire(f"held-{self._prefix}-{number}", number, self._plan.ttl_s))
+        number = first
+        while number < self._plan.leases:
+            try:
+                self._held.append(await self._acquire(f"held-{self._prefix}-{number}", number, self._plan.ttl_s))
+            except grpc.aio.AioRpcError as error:  # a store that was just opened or changed may be in quarantine
+                self._tally.refused("acquire", error)
+                await asyncio.sleep(_BACKOFF_S[1])
+            else:
+                number += _IN_FLIGHT
 
     async def _acquire(self, name: str, number: int, ttl_s: float) -> Held:
         stub = leases_pb2_grpc.LeaseServiceStub(self._channels[number % len(self._channels)])

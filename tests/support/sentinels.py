@@ -52,28 +52,39 @@ class SentinelSite:
     ``url`` is for coordinators. Tests reach a node that is cut off by its Unix socket, or past its proxy at its port.
     """
 
-    def __init__(self, *options: str, binary: str, nodes: int = 3, down_after_ms: int = 1000) -> None:
-        """Start it; `options` are lines of each data node's configuration."""
+    def __init__(
+        self, *options: str, binary: str, nodes: int = 3, down_after_ms: int = 1000, proxied: bool = True
+    ) -> None:
+        """Start it; `options` are lines of each data node's configuration.
+
+        Without proxies (``proxied``) nothing can be cut off, and no byte costs this process anything.
+        """
         self._stack = contextlib.ExitStack()
         self.nodes: list[Node] = []
         self.sentinels: list[Sentinel] = []
         self._proxies: list[Proxy] = []
+        #: By which all others know each node.
+        self._addresses: list[str] = []
         try:
             for _ in range(nodes):
                 port = free_port()
-                proxy = Proxy(f"127.0.0.1:{port}")
-                self._stack.callback(proxy.close)
-                announced = f"replica-announce-port {proxy.address.rpartition(':')[2]}"
+                address = f"127.0.0.1:{port}"
+                if proxied:
+                    proxy = Proxy(address)
+                    self._stack.callback(proxy.close)
+                    self._proxies.append(proxy)
+                    address = proxy.address
+                self._addresses.append(address)
+                announced = f"replica-announce-port {address.rpartition(':')[2]}"
                 own = ("replica-announce-ip 127.0.0.1", announced, "repl-timeout 5", "repl-ping-replica-period 1")
                 node = Node(*own, *options, binary=binary, port=port)
                 self._stack.callback(node.close)
                 self.nodes.append(node)
-                self._proxies.append(proxy)
             for node in self.nodes[1:]:
-                host, _, at = self._proxies[0].address.rpartition(":")
+                host, _, at = self._addresses[0].rpartition(":")
                 node.ask("REPLICAOF", host, at)
             for _ in range(3):
-                sentinel = Sentinel(self._proxies[0].address, binary=binary, down_after_ms=down_after_ms)
+                sentinel = Sentinel(self._addresses[0], binary=binary, down_after_ms=down_after_ms)
                 self._stack.callback(sentinel.close)
                 self.sentinels.append(sentinel)
             self.settle()
@@ -99,7 +110,7 @@ class SentinelSite:
         return [one.primary for one in self.sentinels if one.answers]
 
     def _known(self, address: str) -> Node:
-        return self.nodes[[proxy.address for proxy in self._proxies].index(address)]
+        return self.nodes[self._addresses.index(address)]
 
     @property
     def replicas(self) -> list[Node]:
@@ -115,7 +126,7 @@ class SentinelSite:
 
     def promoted(self, before: Node) -> Node:
         """Wait until all Sentinels name another primary than `before`, and it takes writes; returns it."""
-        known = self.proxy(before).address
+        known = self._addresses[self.nodes.index(before)]
         until(lambda: known not in (named := self._named()) and len(set(named)) == 1)
         until(lambda: self.primary.role == "master")
         return self.primary
