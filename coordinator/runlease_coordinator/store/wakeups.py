@@ -70,9 +70,10 @@ class Wakeups:
 
     async def close(self) -> None:
         """Unsubscribe."""
-        if self._task is not None:
+        # Again and again: redis-py (8.1) loses a cancellation that comes while it connects or reads with a timeout.
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            await asyncio.wait((self._task,))
+            await asyncio.wait((self._task,), timeout=0.1)
 
     @contextlib.contextmanager
     def waiting(self, topics: Sequence[str], nonce: str = "") -> Iterator[Waiter]:
