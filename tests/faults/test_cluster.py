@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import runlease
 from runlease_coordinator.store.keys import run_keys
+from runlease_coordinator.store.scripts import Script
+from runlease_coordinator.store.store import Store
 
 from tests.support.clusters import ClusterSite
 from tests.support.coordinator import CoordinatorProcess
@@ -16,6 +19,7 @@ from tests.support.puppet import Puppet
 from tests.support.wait import until
 
 LOG = run_keys("p", "r").log
+SHOW = Script("show", "return redis.call('HGET', KEYS[1], ARGV[1])", "f" * 40)
 
 
 @pytest.fixture
@@ -60,3 +64,61 @@ def test_a_training_goes_on_with_the_replica_that_is_promoted(
         assert (run.fence, run.attempt) == (granted["fence"], 1)
     assert trainer.call("finish")
     assert "Traceback" not in coordinator.log.read_text()
+
+
+def test_a_training_goes_on_while_its_slot_moves_key_by_key(
+    site: ClusterSite, start_coordinator: Callable[..., CoordinatorProcess], start_puppet: Callable[..., Puppet]
+) -> None:
+    bootstrap(site.url)
+    coordinator = start_coordinator("--store", site.url)
+    trainer = start_puppet(coordinator)
+    granted = trainer.call("init", project="p", id="r", resume="allow", ttl=30)
+    trainer.call("train", start=0, stop=1000)
+    assert trainer.call("flush")
+    source = site.owner(LOG)
+    target = next(node for node in site.primaries if node is not source)
+    slot = int(source.ask("CLUSTER", "KEYSLOT", LOG))
+    # Given a slot that is half here, half there, when something is logged, then it has to wait,
+    site.begin_migration(slot, source, target)
+    meta = run_keys("p", "r").partition.meta
+    assert source.ask("MIGRATE", "127.0.0.1", target.port, meta, 0, 5000) == "OK"
+    trainer.call("train", start=1000, stop=2000)
+    until(lambda: "is moving this project to another node" in (trainer.call("stats")["last_error"] or ""))
+    # and when the slot has moved, nothing is missing, and the lease is the same.
+    while site.move_keys(slot, source, target):
+        pass
+    site.finish_migration(slot, source, target)
+    assert trainer.call("flush")
+    with runlease.Client(coordinator.address, timeout_s=30) as client:
+        rows = client.history("p", "r", keys=["loss"]).rows()
+        assert [(row.step, row.value) for row in rows] == [(step, float(step)) for step in range(2000)]
+        run = client.get_run("p", "r")
+        assert (run.fence, run.attempt) == (granted["fence"], 1)
+    assert site.owner(LOG) is target
+    assert trainer.call("finish")
+    assert "Traceback" not in coordinator.log.read_text()
+
+
+def test_calls_follow_a_slot_on_its_way(site: ClusterSite) -> None:
+    """-ASK to the node that a key has gone to, -MOVED once its slot has, also by a store that knew nothing of it."""
+    key = run_keys("p", "r").partition.meta
+    source = site.owner(key)
+    target = next(node for node in site.primaries if node is not source)
+    slot = int(source.ask("CLUSTER", "KEYSLOT", key))
+
+    async def follow() -> list[bytes]:
+        store = Store(site.url)
+        await store.start()
+        try:
+            await store.control.call("HSET", key, "there", "1")
+            site.begin_migration(slot, source, target)
+            await store.control.call("HSET", key, "there", "2")
+            site.move_keys(slot, source, target)
+            asked = await store.reads.call("HGET", key, "there")
+            ran = await store.reads.run(SHOW, (key,), ("there",))  # by -ASK, and a script that no node knows
+            site.finish_migration(slot, source, target)
+            return [asked, ran, await store.control.call("HGET", key, "there")]
+        finally:
+            await store.close()
+
+    assert asyncio.run(follow()) == [b"2", b"2", b"2"]
