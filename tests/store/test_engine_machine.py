@@ -403,7 +403,7 @@ class Machine:
             if not changed:
                 assert record == self.before.get(run_id, {}), "a refused call changed the record"
             self.before[run_id] = record
-            now_us = self.live.store.clock.now_us()
+            now_us = self.live.store.clock_of(self.project).now_us()
             found = state_of(record, texts(attempts), [name.decode() for name in ckpts], now_us)
             lives = {nonce: int(text.split()[0]) for nonce, text in texts(places).items()}
             found["queue"] = [nonce.decode() for nonce in waiting if lives[nonce.decode()] > now_us]

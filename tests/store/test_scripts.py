@@ -421,7 +421,7 @@ def test_a_partition_without_meta_decides_nothing(live: LiveStore, project: str,
 def test_a_request_that_waited_too_long_is_not_decided(live: LiveStore, project: str) -> None:
     live.acquire(project, "other")
     before = live.dump(project)
-    live.store.clock.seen_us -= 60_000_000
+    live.store.clock_of(project).seen_us -= 60_000_000
     with pytest.raises(Unavailable) as caught:
         live.acquire(project)
     assert caught.value.reason == "REQUEST_TOO_OLD"

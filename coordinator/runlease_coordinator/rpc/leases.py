@@ -52,7 +52,7 @@ class LeaseService(leases_pb2_grpc.LeaseServiceServicer):
         """Grant the lease, or say why not."""
         wish = _acquisition(request, self._max_ttl_us)
         patience = Patience(fields.wait_us(request.wait_ms), request.last_call)
-        cursor = str(self._events.now())
+        cursor = str(self._events.now(wish.project))
         grant = await self._leases.acquire(wish, patience)
         ticket = self._tickets.issue(wish.project, grant.run.canonical_id, grant.fence) if grant.member else ""
         return pb.AcquireResponse(grant=_grant_message(grant, ticket, cursor))

@@ -186,20 +186,20 @@ class ArchiveStore:
         ended = await call("HGET", keys.attempts, f"{attempt.decode()}.ended")
         # A log goes on after its attempt's end where nobody was granted since, or by a sync.
         latest = max(int(ended or 0), int(last_log or 0))
-        return latest <= self._store.clock.now_us() - int(age_s * 1e6)
+        return latest <= self._store.clock_of(run.project).now_us() - int(age_s * 1e6)
 
     async def take_garbage(self, partition: int, at_most: int = 100) -> list[str]:
         """Take objects out of the garbage that are due; who takes them removes them, or gives them back."""
         garbage = partition_keys(partition).garbage
         call = self._store.reads.call
-        due = await call("ZRANGEBYSCORE", garbage, "-inf", self._store.clock.now_us(), "LIMIT", 0, at_most)
+        due = await call("ZRANGEBYSCORE", garbage, "-inf", self._store.clocks[partition].now_us(), "LIMIT", 0, at_most)
         # Out of the set first: `commit_part.lua` makes no part of what is not in there any more.
         taken = await asyncio.gather(*(call("ZREM", garbage, path) for path in due))
         return [path.decode() for path, mine in zip(due, taken, strict=True) if mine]
 
     async def give_back(self, partition: int, paths: Sequence[str], after_s: float) -> None:
         """Put objects back that could not be removed now; they are due again after some seconds."""
-        due_us = self._store.clock.now_us() + int(after_s * 1e6)
+        due_us = self._store.clocks[partition].now_us() + int(after_s * 1e6)
         for path in paths:
             await self._store.reads.call("ZADD", partition_keys(partition).garbage, due_us, path)
 
@@ -227,8 +227,8 @@ class ArchiveStore:
     async def runs_updated_before(self, age_s: float) -> AsyncIterator[tuple[str, str]]:
         """Yield the runs (project, canonical ID) that nothing has changed for so many seconds."""
         call = self._store.reads.call
-        latest_us = self._store.clock.now_us() - int(age_s * 1e6)
         for number in range(PARTITIONS):
+            latest_us = self._store.clocks[number].now_us() - int(age_s * 1e6)
             partition = partition_keys(number)
             for project in [name.decode() for name in await call("ZRANGE", partition.projects, 0, -1)]:
                 offset = 0

@@ -26,10 +26,10 @@ class EventStore:
         self._store = store
         self._wakeups = wakeups
 
-    def now(self) -> Cursor:
-        """Return the position of what comes from now on."""
+    def now(self, project: str) -> Cursor:
+        """Return the position of what comes from now on in a project."""
         # Less a millisecond: entries of the present one may have the lowest ID of it.
-        return Cursor(f"{self._store.clock.now_us() // 1000 - 1}-0")
+        return Cursor(f"{self._store.clock_of(project).now_us() // 1000 - 1}-0")
 
     async def end(self, project: str) -> Cursor:
         """Return the position behind what a project ('': any) has seen so far, exactly.
@@ -38,8 +38,8 @@ class EventStore:
             Unavailable: the store is away.
         """
         # Of most partitions the last entry is older than a moment ago, and needs no place of its own in the cursor.
-        start = f"{self._store.clock.now_us() // 1000 - _MOMENT_MS}-0"
         partitions = [partition_of(project)] if project else list(range(PARTITIONS))
+        start = f"{min(self._store.clocks[n].now_us() for n in partitions) // 1000 - _MOMENT_MS}-0"
         call = self._store.reads.call
         pages = await asyncio.gather(
             *(call("XREVRANGE", partition_keys(n).events, "+", f"({start}", "COUNT", 1) for n in partitions)

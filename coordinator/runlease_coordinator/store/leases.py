@@ -135,7 +135,7 @@ class LeaseStore:
                     await _sleep(waiter, refusal, left_s)
 
     async def _try(self, wish: Acquisition, keys: RunKeys, request: dict[str, Any]) -> Grant:
-        request["latest"] = self._store.clock.latest_us()
+        request["latest"] = self._store.clock_of(wish.project).latest_us()
         for _ in range(_CLOCK_TRIES):
             request["guard"] = self._store.believable_us(keys.partition.meta)
             verdict, rest = await self._store.run("acquire", _acquire_keys(keys, wish), (json.dumps(request),))
@@ -193,7 +193,7 @@ class LeaseStore:
             }
         if wish.auto_keys:
             request["auto_keys"] = list(wish.auto_keys)
-            request["auto_until"] = self._store.clock.latest_us() + AUTO_KEY_LIFE_US
+            request["auto_until"] = self._store.clock_of(wish.project).latest_us() + AUTO_KEY_LIFE_US
         if wish.auto_search:
             request["auto_search"] = True
         return request
@@ -355,7 +355,7 @@ class LeaseStore:
         project, run_id = wish.project, wish.id
         run = None
         if verdict in ("EXISTS", "HELD", "LOCK_DELAY", "QUEUED", "NO_HOLDER") and rest[0]:
-            run = run_of(project, keys.canonical_id, fields_of(rest[0]), self._store.clock.seen_us)
+            run = run_of(project, keys.canonical_id, fields_of(rest[0]), self._store.clock_of(project).seen_us)
         match verdict:
             case "EXISTS" if run:
                 raise RunExists(run)
@@ -450,7 +450,7 @@ def refuse_fence(
     """Raise what a script's verdict on a named fence means."""
     match verdict:
         case "STALE":
-            run = run_of(project, canonical_id, fields_of(rest[0]), store.clock.seen_us)
+            run = run_of(project, canonical_id, fields_of(rest[0]), store.clock_of(project).seen_us)
             raise Stale("STALE_FENCE", f"fence {fence} of run {run.path} is old, {run.fence} was granted since", run)
         case "ENDED":
             raise Stale("LEASE_ENDED", f"the attempt of fence {fence} has ended ({rest[0].decode()})")

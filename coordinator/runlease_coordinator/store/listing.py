@@ -156,7 +156,7 @@ class RunListing:
         _, (looked, flat) = await self._store.run(
             "read_runs", (partition.meta, *keys), (wanted.json(), at_most, room), on=self._store.reads
         )
-        now_us = self._store.clock.seen_us
+        now_us = self._store.clock_of(project).seen_us
         matches = []
         for index, record, document in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
             run = run_of(

@@ -61,7 +61,7 @@ class RunStore:
         )
         if verdict == "ABSENT":
             raise RunNotFound(project, run_id)
-        now_us = self._store.clock.seen_us
+        now_us = self._store.clock_of(project).seen_us
         flat_record, flat_attempts, visible, documents, last_entry, top = rest
         record = fields_of(flat_record)
         if run_id not in (record["id"], canonical_id):
@@ -155,7 +155,9 @@ class RunStore:
             case "ABSENT":
                 raise RunNotFound(project, run_id)
             case "HELD":
-                raise LeaseHeld(run_of(project, canonical_id, fields_of(rest[0]), self._store.clock.seen_us))
+                raise LeaseHeld(
+                    run_of(project, canonical_id, fields_of(rest[0]), self._store.clock_of(project).seen_us)
+                )
         refuse_fence(verdict, rest, project, canonical_id, fence, self._store)
 
     async def undelete_run(self, project: str, run_id: str, canonical_id: str, reason: str) -> None:

@@ -13,7 +13,7 @@ from runlease_coordinator.domain.errors import Unavailable, Unconfirmed
 from runlease_coordinator.store.clock import ClockGuard, StoreClock
 from runlease_coordinator.store.cluster import Cluster, ClusterLane
 from runlease_coordinator.store.connection import Lane, StoreConnection
-from runlease_coordinator.store.keys import PARTITIONS, SCHEMA_VERSION, partition_keys, partition_of
+from runlease_coordinator.store.keys import PARTITIONS, SCHEMA_VERSION, partition_keys, partition_of, partition_of_key
 from runlease_coordinator.store.places import Place, Primary, Server
 from runlease_coordinator.store.scripts import scripts
 from runlease_coordinator.storeurl import StoreUrl
@@ -48,7 +48,8 @@ class Store:
         Raises:
             ValueError, TypeError: an option of the URL is unknown, or cannot be read.
         """
-        self.clock = StoreClock()
+        #: By partition: those of a cluster lie on servers whose clocks differ, and move between them.
+        self.clocks = [StoreClock() for _ in range(PARTITIONS)]
         self.replicas = replicas
         #: Whether an entry of a log that matters as much as a lease must be repeated as a control call.
         self.repeats_marks = replicas > 0 and not replicates_metrics
@@ -84,10 +85,15 @@ class Store:
         """
         for lane in (self.control, self.metrics, self.reads):
             await lane.start(timeout_s)
-        seconds, microseconds = (await self.control.everywhere("TIME"))[0]
-        self.clock.observe(int(seconds) * 1_000_000 + int(microseconds))
+        times = [int(seconds) * 1_000_000 + int(us) for seconds, us in await self.control.everywhere("TIME")]
+        for clock in self.clocks:  # the first answer of each partition says it exactly
+            clock.observe(min(times))
         longest_ttl_us = await self.control.call("HGET", partition_keys(0).meta, "max_ttl_us")
         self._longest_ttl_s = int(longest_ttl_us or 60e6) / 1e6
+
+    def clock_of(self, project: str) -> StoreClock:
+        """Return the clock of a project's partition."""
+        return self.clocks[partition_of(project)]
 
     async def close(self) -> None:
         """Disconnect."""
@@ -108,7 +114,7 @@ class Store:
         verdict = answer[0].decode()
         if len(answer) > 1:
             now_us = int(answer[1])
-            self.clock.observe(now_us)
+            self.clocks[partition_of_key(keys[0])].observe(now_us)
             self._guard(keys[0]).observe(now_us, sent_at)
         match verdict:
             case "UNBOOTSTRAPPED":
@@ -125,6 +131,7 @@ class Store:
             case "UNCONFIRMED":
                 raise Unconfirmed(answer[2].decode())
             case "NOREPLICAS":
+                (on or self.control).doubt()
                 online, needed = int(answer[2]), int(answer[3])
                 raise Unavailable(
                     verdict, f"{online} replicas of the store are online, {needed} have to acknowledge a write", 1000
@@ -144,7 +151,8 @@ class Store:
             Unavailable: QUARANTINE, since the clock stepped; or the store is away.
         """
         await self.run("quarantine", (meta,), ("",))
-        told_us, latest_us = self.clock.seen_us, self.believable_us(meta)  # after the answer: its way does not count
+        told_us = self.clocks[partition_of_key(meta)].seen_us
+        latest_us = self.believable_us(meta)  # after the answer: its way does not count
         if told_us > latest_us:
             log.warning(
                 "the store's clock is %.3f s ahead of what it can be: no grants in %s until all leases that it may "
