@@ -1,0 +1,156 @@
+"""A store that loses data, or may have: who is HELD goes on, who is suspended stays so, and nobody else is granted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import runlease
+
+from tests.support.cli import Cli
+from tests.support.coordinator import CoordinatorProcess
+from tests.support.puppet import Puppet
+from tests.support.redis import RedisServer
+from tests.support.wait import until
+
+ALL_KEPT = ("appendonly yes", "appendfsync always")
+
+
+def bootstrap(server: RedisServer, *options: str) -> None:
+    subprocess.run([sys.executable, "-m", "runlease", "bootstrap", server.url, *options], check=True)
+
+
+@pytest.fixture
+def start_server(redis_binary: str) -> Iterator[Callable[..., RedisServer]]:
+    """Start stores with options of Redis and of `runlease bootstrap`."""
+    started: list[RedisServer] = []
+
+    def start(*options: str, opened: tuple[str, ...] = ()) -> RedisServer:
+        started.append(RedisServer(*options, binary=redis_binary))
+        bootstrap(started[-1], *opened)
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+
+
+def refusal(client: runlease.Client, run_id: str, resume: str) -> runlease.CoordinatorUnavailable:
+    with pytest.raises(runlease.CoordinatorUnavailable) as caught:
+        client.acquire("p", run_id, nonce=f"{run_id}-{resume}", resume=resume)
+    return caught.value
+
+
+def steps_of(client: runlease.Client) -> list[int]:
+    rows = list(client.history("p", "r", keys=["loss"], superseded=True).rows())
+    assert all(row.value == row.step for row in rows)
+    return [row.step for row in rows]
+
+
+@pytest.mark.parametrize("loss", ["older data", "everything"])
+def test_who_is_held_goes_on_under_its_fence_though_the_store_forgot_its_run(
+    loss: str,
+    start_server: Callable[..., RedisServer],
+    start_coordinator: Callable[..., CoordinatorProcess],
+    start_puppet: Callable[..., Puppet],
+) -> None:
+    server = start_server("appendonly no")
+    coordinator = start_coordinator("--store", server.url)
+    server.command("SAVE")
+    trainer = start_puppet(coordinator)
+    granted = trainer.call("init", project="p", id="r", resume="allow", name="kept", config={"lr": 0.1})
+    trainer.call("train", start=0, stop=1000)
+    trainer.call("commit", step=999)
+    # When the store forgets the run, by a start on older data, or by somebody's FLUSHALL
+    if loss == "everything":
+        server.command("FLUSHALL")
+        with runlease.Client(coordinator.address, timeout_s=1) as client:
+            assert refusal(client, "r", "must").reason == "UNBOOTSTRAPPED"
+        bootstrap(server, "--lost-data")
+    else:
+        server.kill()
+        server.start()
+    trainer.call("train", start=1000, stop=2000)
+    trainer.call("commit", step=1999)
+
+    # Then its holder brings all of it back, and nobody is granted anything meanwhile, in no mode
+    with runlease.Client(coordinator.address, timeout_s=1) as client:
+        for run_id in ("r", "another"):
+            for resume in ("never", "allow", "must", "auto"):
+                error = refusal(client, run_id, resume)
+                assert (error.reason, 0 < error.retry_after_s < 64) == ("QUARANTINE", True)
+        run = client.get_run("p", "r")
+        assert steps_of(client) == list(range(2000))
+    assert (run.fence, run.attempt, run.state) == (granted["fence"], 1, "running")
+    assert (run.name, run.config, run.points) == ("kept", {"lr": 0.1}, 4000)
+    assert [checkpoint.step for checkpoint in run.checkpoints] == [999, 1999]
+    assert trainer.call("state")["state"] == "held"
+    stats = trainer.call("stats")
+    assert (stats["acknowledged"], stats["lost"], stats["dropped"], stats["rejected"]) == (4000, 0, 0, 0)
+    assert trainer.call("finish")
+    with runlease.Client(coordinator.address) as client:
+        assert client.get_run("p", "r").state == "finished"
+
+
+def test_a_release_that_is_the_first_call_after_a_failover_is_recorded(
+    start_server: Callable[..., RedisServer],
+    start_coordinator: Callable[..., CoordinatorProcess],
+    start_puppet: Callable[..., Puppet],
+) -> None:
+    server = start_server(*ALL_KEPT)
+    coordinator = start_coordinator("--store", server.url)
+    trainer = start_puppet(coordinator)
+    trainer.call("init", project="p", id="r", resume="allow")
+    server.kill()
+    server.start()
+    assert trainer.call("finish", outcome="preempted")
+    with runlease.Client(coordinator.address) as client:
+        assert client.get_run("p", "r").state == "preempted"
+    assert trainer.exit() == 0
+    assert "lost" not in trainer.stderr
+
+
+@pytest.mark.parametrize("successor", [False, True])
+def test_who_was_suspended_at_the_loss_stays_so_and_its_data_come_by_a_sync(
+    successor: bool,
+    start_server: Callable[..., RedisServer],
+    start_coordinator: Callable[..., CoordinatorProcess],
+    start_puppet: Callable[..., Puppet],
+) -> None:
+    server = start_server(*ALL_KEPT, opened=("--max-ttl", "5"))
+    coordinator = start_coordinator("--store", server.url, "--max-ttl", "5", "--lock-delay", "1")
+    cli, trainer = Cli(coordinator.env), start_puppet(coordinator)
+    granted = trainer.call("init", project="p", id="r", resume="allow", ttl=5)
+    trainer.call("train", start=0, stop=1000)
+    assert trainer.call("flush")
+    # Given a holder whose deadline passes while the store is away,
+    server.kill()
+    until(lambda: trainer.call("state")["state"] == "suspended")
+    server.start()
+    trainer.call("train", start=1000, stop=1500)
+    # when the quarantine is over, then the run is free,
+    with runlease.Client(coordinator.address, timeout_s=30) as client:
+        client.acquire("p", "another", nonce="n", resume="allow")
+        assert trainer.call("state")["state"] == "suspended"
+        trainer.call("train", start=1500, stop=2000)
+        if successor:
+            # and only when somebody else has it is it lost;
+            after = start_puppet(coordinator)
+            assert after.call("init", project="p", id="r", resume="must", ttl=5)["attempt"] == 2
+            assert trainer.call("wait_lost", timeout=30)
+            assert after.call("finish", outcome="failed")
+        assert not trainer.call("finish", timeout=5)
+        stats = trainer.call("stats")
+        assert (stats["acknowledged"], stats["spooled"], stats["lost"], stats["dropped"]) == (2000, 2000, 0, 0)
+        assert trainer.exit() == 0
+        # either way its training went on, and a sync brings its data in.
+        until(lambda: client.get_run("p", "r").state != "running")
+        cli("sync")
+        assert steps_of(client) == list(range(2000))
+        run = client.get_run("p", "r")
+    first = run.attempts[0]
+    assert (first.fence, first.points) == (granted["fence"], 4000)
+    assert run.state == ("failed" if successor else "finished")
+    assert "Traceback" not in coordinator.log.read_text()
