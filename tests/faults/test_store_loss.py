@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import runlease
+from runlease_coordinator.store.server_binary import find_server
 
 from tests.support.cli import Cli
+from tests.support.clock import WallClock
 from tests.support.coordinator import CoordinatorProcess
-from tests.support.puppet import Puppet
+from tests.support.puppet import Puppet, Refused
 from tests.support.redis import RedisServer
 from tests.support.wait import until
 
@@ -110,6 +112,30 @@ def test_a_release_that_is_the_first_call_after_a_failover_is_recorded(
         assert client.get_run("p", "r").state == "preempted"
     assert trainer.exit() == 0
     assert "lost" not in trainer.stderr
+
+
+def test_a_store_whose_clock_is_put_on_grants_no_lease_that_is_held(
+    wall_clock: WallClock,
+    start_coordinator: Callable[..., CoordinatorProcess],
+    start_puppet: Callable[..., Puppet],
+) -> None:
+    server = RedisServer(*ALL_KEPT, binary=str(find_server().path), clock=wall_clock)
+    try:
+        bootstrap(server)
+        coordinator = start_coordinator("--store", server.url, "--lock-delay", "1")
+        trainer, other = start_puppet(coordinator), start_puppet(coordinator)
+        trainer.call("init", project="p", id="r", resume="allow", ttl=30)
+        wall_clock.set(+3600)
+        with pytest.raises(Refused) as caught:
+            other.call("init", project="p", id="r", resume="must", wait=0, connect_timeout=1)
+        assert (caught.value.kind, caught.value.facts["reason"]) == ("CoordinatorUnavailable", "QUARANTINE")
+        trainer.call("train", start=0, stop=1000)
+        trainer.call("commit", step=999)
+        assert trainer.call("state")["state"] == "held"
+        assert trainer.call("finish")
+        assert "the store's clock is 359" in coordinator.log.read_text()
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize("successor", [False, True])

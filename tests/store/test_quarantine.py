@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -291,3 +293,56 @@ def test_an_epoch_rises_though_the_clock_is_behind(live: LiveStore, project: str
         seen.append(int(losses.told(fence)))
     live.raw.hset(losses.meta, "epoch", live.now_us())
     assert seen == sorted(set(seen))
+
+
+# The store's clock
+
+
+def put_clock_on(live: LiveStore, losses: Losses, by_s: float) -> None:
+    """Let the store's clock be that far ahead of what the coordinator has seen of it until now."""
+    guard = live.store._guard(losses.meta)
+    guard._lowest = deque((at, offset - int(by_s * 1e6)) for at, offset in guard._lowest)
+
+
+def test_a_clock_that_was_put_on_grants_nothing_and_starts_a_quarantine(
+    live: LiveStore, project: str, losses: Losses
+) -> None:
+    grant = live.acquire(project, ttl_us=20_000)
+    live.wait_past(grant.fence + 20_000)
+    put_clock_on(live, losses, 5.0)
+    before = live.dump(project)
+    with pytest.raises(Unavailable) as caught:
+        live.acquire(project)
+    assert caught.value.reason == "QUARANTINE"
+    assert 62_000 < caught.value.retry_after_ms < 64_000  # the longest ttl, 60 s, and what clocks may differ by
+    assert live.dump(project) == before
+    # No data were lost: the holder claims under the incarnation that it knows, and its log goes on meanwhile.
+    assert append(live, project, grant.fence, points_entry(1, [(0, 1.0)])) == Appended(1)
+    with pytest.raises(Unconfirmed):
+        losses.renew(grant.fence)
+    assert losses.renew(grant.fence, Claim(grant.incarnation)).reinstated
+    with pytest.raises(Unavailable) as caught:  # once open it is not made longer
+        live.acquire(project, "another")
+    assert caught.value.retry_after_ms < 64_000
+
+
+def test_a_request_that_was_slow_is_decided_with_a_fresh_look_at_the_clock(
+    live: LiveStore, project: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([1])
+    believable = live.store.believable_us
+    monkeypatch.setattr(live.store, "believable_us", lambda meta: next(looks, None) or believable(meta))
+    assert live.acquire(project).attempt == 1
+
+
+def test_requests_that_are_always_slow_are_not_decided(
+    live: LiveStore, project: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = count()
+    believable = live.store.believable_us
+    monkeypatch.setattr(live.store, "believable_us", lambda meta: believable(meta) if next(looks) % 2 else 1)
+    before = live.dump(project)
+    with pytest.raises(Unavailable) as caught:
+        live.acquire(project)
+    assert caught.value.reason == "CLOCK"
+    assert live.dump(project) == before

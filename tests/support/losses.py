@@ -46,6 +46,7 @@ class Losses:
     def mend(self) -> None:
         """Leave the partition as others want it."""
         self.live.raw.hset(self.meta, mapping={"quarantine_until_us": 0, "quarantine_us": 0})
+        self.live.store._guards.pop(self.meta, None)
         self._raw.close()
 
     # Holders.
