@@ -47,11 +47,11 @@ from runlease_coordinator.store.limits import LimitStore
 from runlease_coordinator.store.metrics import MetricStore
 from runlease_coordinator.store.runs import RunStore
 from runlease_coordinator.store.store import Opening, Store, Terms
+from runlease_coordinator.store.sweeper import Sweeper
 from runlease_coordinator.store.wakeups import Wakeups
 
 log = logging.getLogger(__name__)
 
-SWEEP_EVERY_S = 1.0
 #: An archive that answers at all does so within this; the start does not wait for one that is away.
 _PROBE_TIMEOUT_S = 10.0
 MAX_MESSAGE_BYTES = 16 << 20
@@ -187,7 +187,7 @@ class Coordinator:
         self._server = server
         for service in ("", *_SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        self._tasks.append(asyncio.create_task(_sweep_forever(leases), name="sweeper"))
+        self._tasks.append(asyncio.create_task(Sweeper(store).run_forever(), name="sweeper"))
         self._tasks.append(asyncio.create_task(trim_forever(lambda: budget.taken), name="memory"))
         if self._objects is not None:
             pacing = Pacing(hot_bytes=settings.archive_bytes, ended_s=settings.archive_after_s)
@@ -337,16 +337,6 @@ def _probe(address: str) -> None:
             probe.bind(where)
         except OSError as error:
             raise StartupError(f"cannot listen on {address}: {error.strerror}; give another --listen") from None
-
-
-async def _sweep_forever(leases: LeaseStore) -> None:
-    while True:
-        await asyncio.sleep(SWEEP_EVERY_S)
-        try:
-            if expired := await leases.sweep():
-                log.info("expired leases: %d", expired)
-        except Unavailable as error:
-            log.debug("no sweep: %s", error)
 
 
 async def _restarted() -> None:

@@ -166,7 +166,7 @@ def test_an_expired_lease_without_successor_may_still_append(live: LiveStore, pr
     writer = opened(live, project, fence=live.acquire(project, ttl_us=20_000).fence)
     live.wait_past(int(live.raw.hget(run_keys(project, "r").run, "expiry") or 0))
     assert append(live, writer, points_entry(1, [(0, 1.0)])) == Appended(1)
-    live.run(live.leases.sweep())
+    live.run(live.sweeper.sweep())
     assert append(live, writer, points_entry(2, [(1, 1.0)])) == Appended(2)
     assert steps(live, project) == [0, 1]
 
@@ -255,7 +255,7 @@ def test_without_memory_metrics_wait_and_leases_go_on(live: LiveStore, project: 
         assert live.run(live.leases.renew(project, "r", writer.fence)).remaining_us > 0
         assert live.release(project, other, run_id="other") == "finished"
         assert live.run(live.metrics.open_writer(writer)) == WriterPosition(acknowledged, 0, True)
-        live.run(live.leases.sweep())
+        live.run(live.sweeper.sweep())
         assert live.get(project).run.state is RunState.RUNNING
     finally:
         live.raw.config_set("maxmemory", 0)

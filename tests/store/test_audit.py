@@ -98,8 +98,8 @@ def test_a_run_s_life(live: LiveStore, audit: Audit, project: str) -> None:
         (release(), []),  # a repetition
         (acquire, ["granted"]),
         (expired(now(lambda: live.leases.renew(project, "r", fences[-1]))), ["reinstated"]),
-        (expired(now(live.leases.sweep)), ["expired"]),
-        (now(live.leases.sweep), []),
+        (expired(now(live.sweeper.sweep)), ["expired"]),
+        (now(live.sweeper.sweep), []),
         (now(lambda: live.leases.renew(project, "r", fences[-1])), ["reinstated"]),
         (expired(acquire), ["expired", "granted"]),  # not swept: the grant ends it
         (break_lease(force=False), ["revoked"]),

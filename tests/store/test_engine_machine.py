@@ -90,6 +90,7 @@ class Machine:
         self.keys = {run_id: run_keys(project, run_id) for run_id in RUNS}
         self.partition = partition_keys(partition_of(project))
         self.leases = LeaseStore(live.store, live.wakeups, LOCK_DELAY * UNIT_US)
+        self.sweeper = live.sweeper
         self.calls: Iterator[str] = iter(())
         self.numbers = itertools.count(1)
         #: All fences that were ever told, by run; 1 never was.
@@ -364,7 +365,7 @@ class Machine:
         return True
 
     async def sweep(self, who: int, one: int, two: int) -> bool:
-        await self._both(self.model.sweep, self.leases.sweep)
+        await self._both(self.model.sweep, self.sweeper.sweep)
         return True
 
     async def wait(self, who: int, one: int, two: int) -> bool:

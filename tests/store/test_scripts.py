@@ -96,7 +96,7 @@ def test_the_nonce_of_an_ended_attempt_gets_nothing(live: LiveStore, project: st
     else:
         live.release(project, fence)
     if how == "swept":
-        live.run(live.leases.sweep())
+        live.run(live.sweeper.sweep())
     if how == "superseded":
         live.acquire(project, nonce="n2")
     before = live.dump(project)
@@ -224,7 +224,7 @@ def test_a_repeated_release_answers_what_is_recorded(
 
 def test_a_late_release_of_a_swept_run_corrects_its_end(live: LiveStore, project: str) -> None:
     fence = expired(live, project)
-    live.run(live.leases.sweep())
+    live.run(live.sweeper.sweep())
     assert live.get(project).run.state is RunState.CRASHED
     assert live.release(project, fence, "preempted") == "preempted"
     run = live.get(project).run
@@ -242,7 +242,7 @@ def test_a_holder_that_comes_back_has_its_lease_again(live: LiveStore, project: 
     fence = expired(live, project)
     assert live.get(project).run.state is RunState.CRASHED
     if swept:
-        assert live.run(live.leases.sweep()) == 1
+        assert live.run(live.sweeper.sweep()) == 1
         assert record(live, project)["end"] == "crashed"
     renewal = live.run(live.leases.renew(project, "r", fence))
     assert renewal.reinstated
@@ -260,7 +260,7 @@ def test_each_attempt_adds_its_time_once(live: LiveStore, project: str) -> None:
     for end in ("expired", "released", "swept"):
         fence = expired(live, project)
         if end == "swept":
-            live.run(live.leases.sweep())
+            live.run(live.sweeper.sweep())
         if end == "released":
             live.release(project, fence)
     live.release(project, live.acquire(project).fence)
@@ -282,7 +282,7 @@ def test_no_reinstatement_once_somebody_else_was_granted(live: LiveStore, projec
 def test_a_sweep_leaves_the_living_alone(live: LiveStore, project: str) -> None:
     live.acquire(project)
     before = live.dump(project)
-    live.run(live.leases.sweep())
+    live.run(live.sweeper.sweep())
     assert live.dump(project) == before
 
 
@@ -291,7 +291,7 @@ def test_a_sweep_does_not_believe_its_list(live: LiveStore, project: str) -> Non
     live.acquire(project)
     keys = run_keys(project, "r")
     live.raw.zadd(keys.partition.live, {f"{project}/r": 1})
-    assert live.run(live.leases.sweep()) == 0
+    assert live.run(live.sweeper.sweep()) == 0
     assert live.get(project).run.state is RunState.RUNNING
     assert live.raw.zscore(keys.partition.live, f"{project}/r") == float(record(live, project)["expiry"])
 
@@ -372,7 +372,7 @@ def test_quarantine(live: LiveStore, project: str, failed_over: Callable[[str, i
 def test_nothing_is_swept_in_quarantine(live: LiveStore, project: str, failed_over: Callable[[str, int], None]) -> None:
     fence = expired(live, project)
     failed_over(project, 60_000_000)
-    assert live.run(live.leases.sweep()) == 0
+    assert live.run(live.sweeper.sweep()) == 0
     assert record(live, project)["end"] == ""
     assert confirm(live, project, fence).reinstated
 
@@ -407,12 +407,12 @@ def test_a_partition_without_meta_decides_nothing(live: LiveStore, project: str,
     live.raw.delete(live.meta(project))
     before = live.dump(project)
     try:
-        for call in ((FENCED | READS)[operation](live, project, fence), live.leases.sweep()):
-            with pytest.raises(Unavailable) as caught:
-                live.run(call)
-            assert caught.value.reason == "UNBOOTSTRAPPED"
+        with pytest.raises(Unavailable) as caught:
+            live.run((FENCED | READS)[operation](live, project, fence))
+        assert caught.value.reason == "UNBOOTSTRAPPED"
         with pytest.raises(Unavailable):
             live.acquire(project, "new")
+        live.run(live.sweeper.sweep())
         assert live.dump(project) == before
     finally:
         live.raw.hset(live.meta(project), mapping=meta)

@@ -177,7 +177,7 @@ def test_however_a_sync_ends_the_run_stands_as_before(story: Story, how: str) ->
     match how:
         case "sweep":
             story.expire()
-            live.run(live.leases.sweep())
+            live.run(live.sweeper.sweep())
         case "grant" | "sync":
             story.expire()
             grant = live.acquire(story.project, sync=how == "sync")
@@ -191,7 +191,7 @@ def test_however_a_sync_ends_the_run_stands_as_before(story: Story, how: str) ->
             if how == "swept proof":
                 live.raw.hset(story.keys.run, "expiry", 1)
                 live.raw.zadd(story.keys.partition.live, {f"{story.project}/r": 1})
-                live.run(live.leases.sweep())
+                live.run(live.sweeper.sweep())
                 ends.append("sync_ended")
             grant = live.acquire(story.project, proof=proof)
             assert (grant.attempt, grant.previous_state) == (2, RunState.PREEMPTED)
@@ -218,7 +218,7 @@ def test_an_expired_sync_is_given_back_to_its_holder(story: Story) -> None:
     runtime_us = story.run.runtime_us
     fence = story.sync(holder=SYNCER).fence
     story.expire()
-    story.live.run(story.live.leases.sweep())
+    story.live.run(story.live.sweeper.sweep())
     assert story.run.state is RunState.CRASHED
     assert story.live.run(story.live.leases.renew(story.project, "r", fence)).reinstated
     assert (story.run.state, story.run.holder.host) == (RunState.RUNNING, "laptop")

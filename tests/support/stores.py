@@ -32,6 +32,7 @@ from runlease_coordinator.store.metrics import MetricStore
 from runlease_coordinator.store.records import checkpoint_json
 from runlease_coordinator.store.runs import RunStore, Snapshot
 from runlease_coordinator.store.store import Store
+from runlease_coordinator.store.sweeper import Sweeper
 from runlease_coordinator.store.wakeups import Wakeups
 
 from tests.support.objects import MemoryObjects
@@ -74,6 +75,7 @@ class LiveStore:
         self.wakeups = Wakeups(self.store.place)
         self._loop.call_soon_threadsafe(self.wakeups.start)
         self.leases = LeaseStore(self.store, self.wakeups, lock_delay_us)
+        self.sweeper = Sweeper(self.store)
         self.runs = RunStore(self.store)
         self.metrics = MetricStore(self.store)
         self.limits = LimitStore(self.store)

@@ -1,4 +1,4 @@
-"""Leases in the store: acquire, renew, release, break, and the sweep of expired ones."""
+"""Leases in the store: acquire, renew, release, break."""
 
 from __future__ import annotations
 
@@ -29,13 +29,11 @@ from runlease_coordinator.domain.errors import (
 from runlease_coordinator.domain.leases import Acquisition, Claim, Grant, Patience, Renewal
 from runlease_coordinator.domain.limits import ACQUIRES_BURST_S, DEFAULTS
 from runlease_coordinator.domain.runs import Holder, RunState
-from runlease_coordinator.store.keys import PARTITIONS, RunKeys, partition_keys, run_keys
+from runlease_coordinator.store.keys import RunKeys, run_keys
 from runlease_coordinator.store.records import changes_of, checkpoint_of, fields_of, holder_list, run_of
 from runlease_coordinator.store.store import Store
 from runlease_coordinator.store.wakeups import Waiter, Wakeups
 
-#: Expired runs that one sweep of a partition turns over at most.
-_SWEEP_AT_MOST = 500
 #: A place in a queue lives this long past its call's last refresh; a call refreshes it about three times as often.
 PLACE_LIFE_US = 10_000_000
 _REFRESH_S = 3.0
@@ -331,25 +329,6 @@ class LeaseStore:
             case "FREE":
                 raise Stale("LEASE_FREE", f"nobody holds run {project}/{run_id}: there is nothing to break")
         refuse_fence(verdict, rest, project, run_id, fence, self._store)
-
-    async def sweep(self) -> int:
-        """Turn expired runs of all partitions into crashed ones; returns how many."""
-        return sum(await asyncio.gather(*(self._sweep_partition(number) for number in range(PARTITIONS))))
-
-    async def _sweep_partition(self, number: int) -> int:
-        partition = partition_keys(number)
-        _, due = await self._store.run("due", (partition.meta, partition.live), (_SWEEP_AT_MOST,))
-        expired = 0
-        for member in due:
-            project, _, run_id = member.decode().partition("/")
-            keys = run_keys(project, run_id)
-            verdict, _ = await self._store.run(
-                "expire",
-                (partition.meta, keys.run, keys.attempts, partition.live, keys.runs, partition.events),
-                (project, run_id),
-            )
-            expired += verdict == "EXPIRED"
-        return expired
 
     def _refuse(self, verdict: str, rest: Sequence[Any], wish: Acquisition, keys: RunKeys) -> NoReturn:
         project, run_id = wish.project, wish.id
