@@ -34,6 +34,8 @@ _IN_FLIGHT = 64
 #: How often is looked which renewals are due, in seconds.
 _LOOK_S = 0.01
 _SERIES = 5
+#: As the SDK's: renewals that may follow each other at once.
+_TRIES_AT_ONCE = 3
 #: As the SDK's: the pauses before a broken stream is opened again, in seconds.
 _BACKOFF_S = (0.1, 2.0)
 
@@ -100,6 +102,9 @@ class Held:
     stub: Any
     fence: int
     machine: LeaseMachine
+    granted: leases_pb2.Granted
+    in_doubt: bool = False
+    """Whether the store has lost data, and did not confirm the lease since."""
     suspended_s: float = 0.0
     reinstated: int = 0
     acked: int = 0
@@ -190,8 +195,12 @@ class Swarm:
         sent_at = suspend_aware()
         answer = await stub.Acquire(request, timeout=10.0)
         self._tally.took("acquire", sent_at)
-        machine = LeaseMachine(ttl_s, sent_at, answer.grant.remaining_ms / 1e3)
-        return Held(number, ref, stub, answer.grant.fence, machine)
+        grant = answer.grant
+        machine = LeaseMachine(ttl_s, sent_at, grant.remaining_ms / 1e3, grant.incarnation)
+        granted = leases_pb2.Granted(
+            wish=request, attempt=grant.attempt, next_step=grant.next_step, starting_step=grant.starting_step
+        )
+        return Held(number, ref, stub, grant.fence, machine, granted)
 
     async def _renew_all(self, group: asyncio.TaskGroup) -> None:
         while (now := suspend_aware()) < self._ends_at:
@@ -208,24 +217,48 @@ class Swarm:
             heapq.heappush(self._due, (held.machine.next_renewal(now, random.random), number))
 
     async def _renew(self, held: Held) -> bool:
+        """Renew as the SDK does, again at once where that helps; returns whether the lease was extended."""
+        for _ in range(_TRIES_AT_ONCE):
+            extended = await self._try(held)
+            if extended is not None:
+                return extended
+        held.machine.failed()
+        return False
+
+    async def _try(self, held: Held) -> bool | None:
         machine, sent_at = held.machine, suspend_aware()
         believes = machine.state(sent_at) is LeaseState.HELD
-        request = leases_pb2.RenewRequest(run=held.ref, fence=held.fence, held_by_own_clock=believes)
+        request = leases_pb2.RenewRequest(
+            run=held.ref, fence=held.fence, held_by_own_clock=believes, incarnation=machine.incarnation
+        )
+        if held.in_doubt and believes:
+            request.granted.CopyFrom(held.granted)
         try:
             answer = await held.stub.Renew(request, timeout=max(1.0, min(5.0, machine.ttl_s / 6)))
         except grpc.aio.AioRpcError as error:
-            self._tally.refused("renewal", error)
-            if error.code() is grpc.StatusCode.ABORTED:
-                machine.lost(Loss(Details(error).reason, error.details() or ""))
-            else:
-                machine.failed()
-            return False
+            return self._refused(held, error)
         self._tally.took("renewal", sent_at)
+        held.in_doubt = False
         now = suspend_aware()
         held.suspended_s = max(held.suspended_s, now - machine.deadline)
+        if believes and machine.state(now) is LeaseState.SUSPENDED:  # too late to be believed
+            return None
         held.reinstated += answer.reinstated
-        machine.renewed(sent_at, answer.remaining_ms / 1e3)
+        machine.renewed(sent_at, answer.remaining_ms / 1e3, answer.incarnation)
         return True
+
+    def _refused(self, held: Held, error: grpc.aio.AioRpcError) -> bool | None:
+        self._tally.refused("renewal", error)
+        details = Details(error)
+        if error.code() is grpc.StatusCode.ABORTED:
+            held.machine.lost(Loss(details.reason, error.details() or ""))
+            return False
+        if details.reason == "UNCONFIRMED":
+            held.in_doubt = True
+            if held.machine.claim(suspend_aware(), details.facts.get("incarnation", "")):
+                return None
+        held.machine.failed()
+        return False
 
     async def _last_renewal(self, held: Held) -> None:
         if held.machine.state(suspend_aware()) is LeaseState.LOST or await self._renew(held):
@@ -275,6 +308,8 @@ class Swarm:
                 self._tally.refused("append", error)
                 if error.code() is grpc.StatusCode.ABORTED:
                     return
+                if Details(error).reason == "UNCONFIRMED":
+                    await self._renew(held)
             backoff = _BACKOFF_S[0] if held.acked > acked else min(backoff * 2, _BACKOFF_S[1])
             await asyncio.sleep(backoff * (0.5 + random.random()))
 
