@@ -136,7 +136,7 @@ def _lines(path: Path) -> Iterator[Record]:
             continue
 
 
-_TRAINING = ("life", "log", "commit", "rewind", "told", "end")
+_TRAINING = ("life", "log", "commit", "told", "durable", "end")
 
 
 def _add(history: History, process: str, records: Iterable[Record], killed: float) -> None:
