@@ -53,6 +53,11 @@ RIGHT = {
     "released twice": [grant(10, 0, 1), release(10, 2, 3), grant(20, 4, 5), release(10, 6, 7)],
     "reinstated": [grant(10, 0, 1), renew(10, 20, 21), grant(20, 22, 27)],
     "proved dead": [grant(10, 0, 1), grant(20, 2, 3, proof=10)],
+    "proved dead by another": [
+        grant(10, 0, 1),
+        call("acquire", 2, 3, "refused", proof=10, nonce="n", kind_="LeaseHeld"),
+        grant(20, 2, 4),
+    ],
     "broken": [grant(10, 0, 1), call("break", 2, 3, fence=10, fence_=15, force=True), grant(20, 3, 4)],
     "broken, its answer lost": [grant(10, 0, 1), call("break", 2, 3, "unknown", fence=10, force=True), grant(20, 3, 4)],
     "revoked": [grant(10, 0, 1), call("break", 2, 3, fence=10, fence_=10), release(10, 4, 5), grant(20, 5, 6)],

@@ -76,7 +76,7 @@ def _read_run(store: Any, project: str, run_id: str) -> FinalRun:
         if fields[b"k"] == b"p":
             found.points += [LoggedPoint(fence, writer, *point, attempt) for point in _points(fields[b"b"])]
     for name in store.hkeys(keys.ckptdoc):
-        step, _, fence = name.decode().partition(":")
+        step, fence, *_ = name.decode().split(":")  # and a number, of a step committed again
         found.commits.append((int(fence), int(step)))
     for _, fields in _entries(store, keys.partition.events):
         if (fields[b"p"].decode(), fields[b"r"].decode()) == (project, keys.canonical_id):

@@ -31,8 +31,6 @@ class Operation:
     """Of a grant or renewal: the lease does not expire before."""
     next_fence: int = 0
     """Of a break: the fence behind it; 0: not known."""
-    proves: frozenset[int] = frozenset()
-    """Of a grant: fences whose holders the caller saw dead."""
     certain: bool = True
     """Whether it took effect."""
 
@@ -62,7 +60,7 @@ def apply(state: State, op: Operation, rules: Rules) -> State | None:
     """Return the state behind an operation, None where it cannot have had its result in this state."""
     match op.kind:
         case "grant":
-            free = state.ended or op.ended >= state.free_at - rules.clock_slack_s or state.fence in op.proves
+            free = state.ended or op.ended >= state.free_at - rules.clock_slack_s
             delay = 0.0 if rules.lossy else rules.lock_delay_s
             return State(op.fence, False, False, op.until + delay) if op.fence > state.fence and free else None
         case "see":
@@ -163,6 +161,8 @@ def operations_of(calls: Iterable[Call], fences: Callable[[str], int]) -> list[O
         for (fence, force), group in named.items():
             found.append(_once(kind if kind == "release" or force else "revoke", fence, group))
     for call in calls:
+        if call.method == "acquire" and (dead := int(call.asked.get("proof", 0))):  # it may be another's turn then
+            found.append(Operation("release", dead, call.began, NEVER, f"proof of death by {call}", certain=False))
         if call.method == "renew" and call.result == "ok":
             until = call.began + call.answer["remaining"]
             found.append(Operation("renew", call.fence, call.began, call.ended, str(call), until))
@@ -179,16 +179,15 @@ def _grants(calls: list[Call], fences: Callable[[str], int]) -> list[Operation]:
     found = []
     for nonce, group in nonces.items():
         began = min(call.began for call in group)
-        proves = frozenset(int(call.asked["proof"]) for call in group if call.asked.get("proof"))
         for call in group:
             if call.result == "ok" and not call.answer["member"]:
                 until = call.began + call.answer["remaining"]
-                found.append(Operation("grant", call.fence, began, call.ended, str(call), until, proves=proves))
+                found.append(Operation("grant", call.fence, began, call.ended, str(call), until))
                 break
         else:
             if any(call.result != "ok" for call in group) and (fence := fences(nonce)):
                 lost = f"grant of {fence} to {group[0].process}, whose answer was lost"
-                found.append(Operation("grant", fence, began, NEVER, lost, proves=proves, certain=False))
+                found.append(Operation("grant", fence, began, NEVER, lost, certain=False))
     return found
 
 
