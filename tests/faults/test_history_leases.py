@@ -198,12 +198,13 @@ def test_first_come_first_served() -> None:
 
 
 def test_grants_in_a_quarantine() -> None:
-    quarantine = {"e": "quarantine", "began_us": 1_000_000, "until_us": 8_000_000}
+    quarantine = {"e": "quarantine", "project": "p", "began_us": 1_000_000, "until_us": 8_000_000}
     inside = FinalRun(events=[AuditEvent(2_000_000, "granted", 10, 1, {})])
     behind = FinalRun(events=[AuditEvent(8_000_000, "granted", 10, 1, {}), AuditEvent(2_000_000, "released", 9, 1, {})])
     history = History(runner=[quarantine])
     assert [*leases.no_grant_in_quarantine(history, {RUN: inside})]
     assert not [*leases.no_grant_in_quarantine(history, {RUN: behind})]
+    assert not [*leases.no_grant_in_quarantine(history, {"other/r": inside})]
 
 
 @pytest.mark.parametrize(("took", "right"), [(3.0, True), (9.0, False), (None, False)])

@@ -285,18 +285,18 @@ class Scene:
             self._recorder.write("limit", began=suspend_aware(), **facts)
 
     def _watch_quarantines(self) -> None:
-        metas = [partition_keys(partition_of(project)).meta for project in PROJECTS]
+        metas = {project: partition_keys(partition_of(project)).meta for project in PROJECTS}
         seen: set[tuple[str, int]] = set()
         away = (redis.RedisError, OSError, AssertionError, ValueError, IndexError)
         while not self._ended.wait(0.3):
             with contextlib.suppress(*away), contextlib.closing(self.site.open_store()) as store:
-                for meta in metas:
+                for project, meta in metas.items():
                     found = store.hmget(meta, "quarantine_until_us", "quarantine_us")
                     until_us, length_us = (int(value or 0) for value in found)
                     if until_us and (meta, until_us) not in seen and not self.site.stops_clock:
                         seen.add((meta, until_us))
                         facts = {"began_us": until_us - length_us, "until_us": until_us}
-                        self._recorder.write("quarantine", partition=meta, **facts)
+                        self._recorder.write("quarantine", project=project, **facts)
 
     # The end.
 

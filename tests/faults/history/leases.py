@@ -156,8 +156,12 @@ def _in_place(calls: list[Call], asked: float, grant: Call) -> list[Call]:
 
 def no_grant_in_quarantine(history: History, final: Mapping[str, FinalRun]) -> Iterator[Violation]:
     """I11: no grant within a quarantine, by the store's own clock."""
-    windows = [(int(record["began_us"]), int(record["until_us"])) for record in history.of_runner("quarantine")]
     for run, state in final.items():
+        windows = [
+            (int(record["began_us"]), int(record["until_us"]))
+            for record in history.of_runner("quarantine")
+            if run.partition("/")[0] == record["project"]
+        ]
         for event in state.events:
             if event.kind in ("granted", "created", "sync_began"):
                 for began, until in windows:
