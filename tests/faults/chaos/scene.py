@@ -159,10 +159,9 @@ class Scene:
             quarantines = threading.Thread(target=self._watch_quarantines)
             quarantines.start()
             try:
-                self._start_all()
-                self._make_faults()
-                self.site.heal()
-                self._recover()
+                for phase in (self._start_all, self._make_faults, self.site.heal, self._recover):
+                    self._recorder.write("phase", name=phase.__name__)
+                    phase()
                 state = self._read_store()
             finally:
                 self._ended.set()
