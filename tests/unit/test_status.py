@@ -131,7 +131,12 @@ def test_throttled() -> None:
     assert "runlease limits" in str(got)
 
 
-@pytest.mark.parametrize("reason", ["TOO_MANY_READS", "TOO_MANY_STREAMS"])
+def test_more_than_there_may_be() -> None:
+    got = raised(_CODE.FAILED_PRECONDITION, errors.LimitReached("demo", "a/b", "too many attempts: fork it"))
+    assert (type(got), str(got), got.run_id) == (exceptions.RunleaseError, "too many attempts: fork it", "a/b")
+
+
+@pytest.mark.parametrize("reason", ["TOO_MANY_READS", "TOO_MANY_STREAMS", "TOO_MANY_WAITERS"])
 def test_no_room_now(reason: str) -> None:
     # The same call is made again by itself, as where the coordinator is away.
     got = raised(_CODE.RESOURCE_EXHAUSTED, errors.Overloaded(reason, "64 reads at once", 2000))
@@ -284,6 +289,7 @@ def test_every_refusal_of_the_coordinator_has_a_row() -> None:
         errors.Stale,
         errors.Throttled,
         errors.Overloaded,
+        errors.LimitReached,
         errors.Unavailable,
         errors.Unconfirmed,
     }

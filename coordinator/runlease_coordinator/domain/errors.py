@@ -9,6 +9,7 @@ DomainError
 ├── LeaseHeld         held, in lock-delay, or others are first
 ├── NoHolder          a member's group does not hold the run
 ├── BadBranch         a fork, rewind, link or purge that cannot be
+├── LimitReached      more than there may be
 ├── Stale             the fence, nonce or session is no longer the run's
 ├── Throttled         a rate limit of calls
 ├── Overloaded        no room now
@@ -138,6 +139,12 @@ class BadBranch(RunError):
         self.reason = reason
 
 
+class LimitReached(RunError):
+    """There is as much as there may be (`domain.limits.Bounds`); the same call fails until something goes."""
+
+    reason = "LIMIT_REACHED"
+
+
 class Stale(DomainError):
     """What the caller holds is no longer the run's.
 
@@ -169,7 +176,7 @@ class Throttled(DomainError):
 class Overloaded(DomainError):
     """There is no room for the call now; the same call is worth another try later.
 
-    ``reason`` is one of TOO_MANY_READS, TOO_MANY_STREAMS.
+    ``reason`` is one of TOO_MANY_READS, TOO_MANY_STREAMS, TOO_MANY_WAITERS.
     """
 
     def __init__(self, reason: str, message: str, retry_after_ms: int) -> None:

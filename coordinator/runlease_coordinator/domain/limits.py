@@ -47,6 +47,38 @@ MAX_BURST_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much there may be of what only grows: far above anything real, and what a store and its readers can bear.
+
+    Judged in the scripts that add to it. What is there stays, and goes on being renewed, logged to and read.
+    """
+
+    projects: int = 10_000
+    """Projects of one partition of the store: 640 000 in all, if they are spread evenly."""
+
+    runs: int = 1_000_000
+    """Runs of a project, without deleted ones."""
+
+    attempts: int = 10_000
+    """Attempts of a run: each read of the run carries all of them."""
+
+    waiters: int = 10_000
+    """Places in the queue for a run."""
+
+    record_bytes: int = 8 << 20
+    """Bytes of a run's config and summary, names included: what one request may bring of each is below the half."""
+
+    checkpoint_bytes: int = 32 << 20
+    """Bytes of all checkpoints of a run, as they are stored: each read of the run carries them."""
+
+    names: int = 200_000
+    """Names of metrics of a run. Counted to within a few per cent, and a batch may lead beyond it."""
+
+
+BOUNDS = Bounds()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsChange:
     """What to set; None leaves it as it is."""
 

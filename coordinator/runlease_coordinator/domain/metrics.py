@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -69,6 +70,8 @@ class Entry:
     step: int
     #: A commit waits behind these points: they are taken in beyond the rate limits, and charged afterwards.
     barrier: bool = False
+    #: Names of metrics that the run may not have yet.
+    names: Sequence[str] = ()
 
 
 class LogPosition(NamedTuple):

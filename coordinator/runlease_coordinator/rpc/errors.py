@@ -33,6 +33,7 @@ _CODES: dict[type[errors.DomainError], grpc.StatusCode] = {
     errors.LeaseHeld: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NoHolder: grpc.StatusCode.FAILED_PRECONDITION,
     errors.BadBranch: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.LimitReached: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Stale: grpc.StatusCode.ABORTED,
     errors.Throttled: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from runlease_coordinator.rpc import entries, history
 from runlease_coordinator.rpc.intake import Intake, StreamIntake
 from runlease_coordinator.rpc.limits import change_of, limits_message, owner_of
 from runlease_coordinator.store.limits import LimitStore
-from runlease_coordinator.store.metrics import Gap, MetricStore, Throttled
+from runlease_coordinator.store.metrics import Appended, Full, Gap, MetricStore, Throttled
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Answers = asyncio.Queue["asyncio.Task[pb.AppendResponse] | None"]
@@ -28,6 +29,8 @@ _Answers = asyncio.Queue["asyncio.Task[pb.AppendResponse] | None"]
 _IN_FLIGHT = 64
 #: A stream that opens no writer for so long is ended, in seconds.
 FIRST_MESSAGE_S = 30.0
+#: Names that are remembered of a stream; beyond it they are told again.
+_KNOWN_NAMES = 4096
 _MAX_UINT32 = 2**32 - 1
 
 
@@ -81,7 +84,7 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
     async def _read(
         self, requests: AsyncIterator[pb.AppendRequest], writer: Writer, fence: int, answers: _Answers
     ) -> None:
-        intake = self._intake.stream()
+        intake, names = self._intake.stream(), Names()
         try:
             async for request in requests:
                 if request.WhichOneof("message") != "entry":
@@ -89,22 +92,28 @@ class MetricService(metrics_pb2_grpc.MetricServiceServicer):
                 size = request.ByteSize()
                 await intake.enter(size)
                 # Tasks start in the order of their creation, so the store sees the entries in the stream's order.
-                task = asyncio.create_task(self._append(writer, fence, request.entry))
+                task = asyncio.create_task(self._append(writer, fence, request.entry, names))
                 task.add_done_callback(partial(_leave, intake, size))
                 await answers.put(task)
         finally:
             await answers.put(None)
 
-    async def _append(self, writer: Writer, fence: int, message: pb.Entry) -> pb.AppendResponse:
+    async def _append(self, writer: Writer, fence: int, message: pb.Entry, names: Names) -> pb.AppendResponse:
         fault: InvalidField | None = None
         try:
             entry = entries.entry_of(message, fence, may_end=bool(writer.attempt) and writer.name == MAIN_WRITER)
         except InvalidField as error:
             fault, entry = error, entries.void_entry(message)
+        if fault is None and message.HasField("points"):
+            entry = replace(entry, names=names.unknown(series.key for series in message.points.series))
         outcome = await self._metrics.append(writer, entry)
         if isinstance(outcome, Throttled):
             return pb.AppendResponse(throttle=_throttle(message.seq, outcome))
-        if isinstance(outcome, Gap):
+        if isinstance(outcome, Appended):
+            names.learn(entry.names)
+        elif isinstance(outcome, Full):
+            fault = InvalidField(outcome.field, outcome.what)
+        elif isinstance(outcome, Gap):
             fault = InvalidField("entry.seq", f"expected {outcome.seq + 1}, not {message.seq}")
         if fault is None:
             return pb.AppendResponse(ack=pb.Ack(seq=message.seq))
@@ -142,6 +151,24 @@ async def _first(requests: AsyncIterator[pb.AppendRequest]) -> pb.AppendRequest 
 
 def _leave(intake: StreamIntake, size: int, task: asyncio.Task[pb.AppendResponse]) -> None:
     intake.leave(size)
+
+
+class Names:
+    """Names that the store is known to have counted for a stream's run: most batches have those of the one before."""
+
+    def __init__(self) -> None:
+        """Know none."""
+        self._known: set[str] = set()
+
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Return those that the store has to be told."""
+        return [name for name in names if name not in self._known]
+
+    def learn(self, names: Sequence[str]) -> None:
+        """Note that the store has counted them."""
+        if len(self._known) + len(names) > _KNOWN_NAMES:
+            self._known.clear()
+        self._known.update(names)
 
 
 def _throttle(seq: int, outcome: Throttled) -> pb.Throttle:

@@ -10,6 +10,7 @@ key                                    type          content
 ``rl:{pp}:ckptdoc:<project>/<run>``    hash          ``<step>:<fence>`` -> attempt, time, writer, JSON; all ever
 ``rl:{pp}:log:<project>/<run>``        stream        entries of all writers, ``<fence>-<n>``
 ``rl:{pp}:seq:<project>/<run>``        hash          writer -> fence, session, seq, segment, wrote; ``@<attempt>``: was
+``rl:{pp}:names:<project>/<run>``      HyperLogLog   names of metrics
 ``rl:{pp}:parts:<project>/<run>``      hash          archive's manifest: parts, pending cut, generation
 ``rl:{pp}:wait:<project>/<run>``       sorted set    nonce of a waiter by place
 ``rl:{pp}:waitx:<project>/<run>``      hash          nonce -> until (us), call
@@ -100,6 +101,7 @@ class RunKeys:
         "gcra",
         "limits",
         "log",
+        "names",
         "partition",
         "parts",
         "path",
@@ -123,6 +125,7 @@ class RunKeys:
         self.ckptdoc = f"{prefix}ckptdoc:{path}"
         self.log = f"{prefix}log:{path}"
         self.seq = f"{prefix}seq:{path}"
+        self.names = f"{prefix}names:{path}"
         self.parts = f"{prefix}parts:{path}"
         self.wait = f"{prefix}wait:{path}"
         self.waitx = f"{prefix}waitx:{path}"

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 from secrets import token_hex
 from typing import Any, NoReturn
@@ -17,6 +17,7 @@ from runlease_coordinator.domain.errors import (
     InvalidField,
     LeaseHeld,
     NoHolder,
+    Overloaded,
     RunDeleted,
     RunExists,
     RunIdCollision,
@@ -27,9 +28,10 @@ from runlease_coordinator.domain.errors import (
     Unconfirmed,
 )
 from runlease_coordinator.domain.leases import Acquisition, Claim, Grant, Patience, Renewal
-from runlease_coordinator.domain.limits import ACQUIRES_BURST_S, DEFAULTS
+from runlease_coordinator.domain.limits import ACQUIRES_BURST_S, BOUNDS, DEFAULTS, Bounds
 from runlease_coordinator.domain.runs import Holder, RunState
 from runlease_coordinator.store.keys import RunKeys, run_keys
+from runlease_coordinator.store.limits import limit_reached
 from runlease_coordinator.store.records import changes_of, checkpoint_of, fields_of, holder_list, run_of
 from runlease_coordinator.store.store import Store
 from runlease_coordinator.store.wakeups import Waiter, Wakeups
@@ -51,8 +53,9 @@ class _Rebound(Exception):
 class LeaseStore:
     """The lease operations, one script each."""
 
-    def __init__(self, store: Store, wakeups: Wakeups, lock_delay_us: int) -> None:
-        """Take the store, its wake-ups, and how long an expired run stays closed to others, in microseconds."""
+    def __init__(self, store: Store, wakeups: Wakeups, lock_delay_us: int, bounds: Bounds = BOUNDS) -> None:
+        """Take the store, its wake-ups, how long an expired run stays closed to others (us), how much there may be."""
+        self._bounds = bounds
         self._store = store
         self._wakeups = wakeups
         self._lock_delay_us = lock_delay_us
@@ -74,6 +77,7 @@ class LeaseStore:
             BadBranch, InvalidField: what ``fork`` or ``rewinds`` names is not there.
             Stale: the nonce's attempt has ended.
             Throttled: the project acquires too fast.
+            LimitReached, Overloaded: there are too many of something; too many wait.
             Unavailable: the store cannot decide now.
         """
         request = self._request(wish, next(self._calls))
@@ -161,6 +165,7 @@ class LeaseStore:
             "new_name": generate_name(),
             "acquires": DEFAULTS.acquires,
             "acquires_burst": int(ACQUIRES_BURST_S * 1e6),
+            "bounds": asdict(self._bounds),
         }
         if wish.sync:  # nobody is a member of a sync
             request |= {"sync": True, "holder": _holder_text(replace(wish.holder, group=""))}
@@ -348,6 +353,11 @@ class LeaseStore:
                 raise RunNotFound(project, run_id)
             case "THROTTLED":
                 raise Throttled(project, "acquires", int(rest[0]), int(rest[1]))
+            case "FULL" if rest[0] == b"waiters":
+                message = f"{self._bounds.waiters} wait for run {project}/{run_id} already"
+                raise Overloaded("TOO_MANY_WAITERS", message, int(_REFRESH_S * 1000))
+            case "FULL":
+                raise limit_reached(rest[0].decode(), project, run_id, self._bounds)
             case "NONCE_ENDED":
                 message = "the attempt of this nonce has ended: acquire with a new nonce"
                 raise Stale("NONCE_ENDED", message, attempt=int(rest[0]))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from runlease_coordinator.domain.errors import RunDeleted, RunNotFound
-from runlease_coordinator.domain.limits import DEFAULTS, Limits, LimitsChange
+from runlease_coordinator.domain.errors import LimitReached, RunDeleted, RunNotFound
+from runlease_coordinator.domain.limits import DEFAULTS, Bounds, Limits, LimitsChange
 from runlease_coordinator.store.keys import run_keys
 from runlease_coordinator.store.store import Store
 
@@ -17,6 +17,19 @@ DEFAULT_ARGS = (
     DEFAULTS.project_bytes,
     int(DEFAULTS.burst_s * 1e6),
 )
+
+
+def limit_reached(what: str, project: str, run_id: str, bounds: Bounds) -> LimitReached:
+    """Return the refusal of a script that says what there is enough of."""
+    run = f"run {project}/{run_id}"
+    message = {
+        "projects": f"the partition of project {project} has {bounds.projects} projects: use one that is there",
+        "runs": f"project {project} has {bounds.runs} runs: delete old ones, or use another project",
+        "attempts": f"{run} has had {bounds.attempts} attempts: go on in a new run (fork_from)",
+        "record": f"config and summary of {run} would have more than {bounds.record_bytes} bytes: "
+        "put what is large into a file, and its path there",
+    }[what]
+    return LimitReached(project, run_id, message)
 
 
 class LimitStore:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from runlease_coordinator.domain.errors import InvalidField, Stale
-from runlease_coordinator.domain.limits import LARGEST_BYTES, LARGEST_POINTS
+from runlease_coordinator.domain.limits import BOUNDS, LARGEST_BYTES, LARGEST_POINTS, Bounds
 from runlease_coordinator.domain.metrics import Entry, EntryKind, LogPosition, Writer, WriterPosition
 from runlease_coordinator.store.keys import RunKeys, run_keys
 from runlease_coordinator.store.leases import refuse_fence
@@ -32,6 +32,18 @@ class Gap:
     """The entry's seq jumps; nothing is stored. The log goes on behind ``seq``."""
 
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """The run has as much of something as it may have; nothing is stored, and the log goes on behind the entry.
+
+    ``field`` of the entry is at fault, ``what`` says why.
+    """
+
+    seq: int
+    field: str
+    what: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +81,10 @@ class LogEntry:
 class MetricStore:
     """The log operations, one script each."""
 
-    def __init__(self, store: Store) -> None:
-        """Take the store."""
+    def __init__(self, store: Store, bounds: Bounds = BOUNDS) -> None:
+        """Take the store, and how much there may be of a run."""
         self._store = store
+        self._bounds = bounds
 
     async def open_writer(self, writer: Writer) -> WriterPosition:
         """Hand the writer to the session; returns where its log goes on.
@@ -103,8 +116,8 @@ class MetricStore:
                 raise _taken(writer)
         refuse_fence(verdict, rest, writer.project, writer.canonical_id, writer.fence, self._store)
 
-    async def append(self, writer: Writer, entry: Entry) -> Appended | Gap | Throttled:
-        """Append one entry, if the rate limits let it; a duplicate counts as appended.
+    async def append(self, writer: Writer, entry: Entry) -> Appended | Gap | Throttled | Full:
+        """Append one entry, if the limits let it; a duplicate counts as appended.
 
         Raises:
             Stale: the fence is not the run's, or another session has the writer.
@@ -129,6 +142,9 @@ class MetricStore:
             LARGEST_BYTES,
             writer.project,
             writer.attempt or "",
+            self._bounds.names,
+            self._bounds.checkpoint_bytes,
+            *entry.names,
         )
         verdict, rest = await self._store.run("append", keys, args, on=self._store.metrics)
         if entry.kind in _MARKS and self._store.repeats_marks and verdict in ("APPENDED", "DUPLICATE"):
@@ -139,6 +155,12 @@ class MetricStore:
                 return Appended(int(rest[0]))
             case "GAP":
                 return Gap(int(rest[0]))
+            case "FULL" if rest[1] == b"names":
+                what = f"the run has {self._bounds.names} names of metrics: keep numbers, times and files out of names"
+                return Full(int(rest[0]), "entry.points.series", what)
+            case "FULL":
+                what = f"the run's checkpoints have {self._bounds.checkpoint_bytes} bytes: keep metadata small"
+                return Full(int(rest[0]), "entry.commit", what)
             case "THROTTLED":
                 name, *numbers = rest
                 return Throttled(name.decode(), *map(int, numbers))
@@ -184,6 +206,7 @@ def _append_keys(keys: RunKeys) -> tuple[str, ...]:
         partition.events,
         keys.auto,
         partition.hot,
+        keys.names,
     )
 
 

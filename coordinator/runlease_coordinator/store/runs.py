@@ -15,9 +15,11 @@ from runlease_coordinator.domain.errors import (
     RunNotFound,
     Unavailable,
 )
+from runlease_coordinator.domain.limits import BOUNDS, Bounds
 from runlease_coordinator.domain.runs import Checkpoint, Run, RunState
 from runlease_coordinator.store.keys import run_keys
 from runlease_coordinator.store.leases import given, refuse_fence
+from runlease_coordinator.store.limits import limit_reached
 from runlease_coordinator.store.listing import ListPosition, RunListing, Wanted
 from runlease_coordinator.store.records import attempts_of, checkpoint_of, fields_of, run_of
 from runlease_coordinator.store.store import Store
@@ -39,9 +41,10 @@ class Snapshot:
 class RunStore:
     """The run operations, one script each."""
 
-    def __init__(self, store: Store) -> None:
-        """Take the store."""
+    def __init__(self, store: Store, bounds: Bounds = BOUNDS) -> None:
+        """Take the store, and how large a record may become."""
         self._store = store
+        self._bounds = bounds
         self._listing = RunListing(store)
 
     async def get_run(self, project: str, run_id: str, canonical_id: str, *, full: bool = True) -> Snapshot:
@@ -107,6 +110,7 @@ class RunStore:
 
         Raises:
             RunNotFound, RunDeleted, Unavailable.
+            LimitReached: the record would become too large.
             Stale: the fence is not the run's.
         """
         keys = run_keys(project, canonical_id)
@@ -122,12 +126,15 @@ class RunStore:
                 given(name),
                 given(notes),
                 given(None if tags is None else json.dumps(list(tags), ensure_ascii=False)),
+                self._bounds.record_bytes,
                 *(item for pair in pairs for item in pair),
             ),
         )
         match verdict:
             case "UPDATED":
                 return
+            case "FULL":
+                raise limit_reached("record", project, canonical_id, self._bounds)
             case "ABSENT":
                 raise RunNotFound(project, canonical_id)
             case "DELETED":
@@ -204,6 +211,7 @@ class RunStore:
                 keys.parts,
                 keys.partition.hot,
                 keys.partition.garbage,
+                keys.names,
             ),
             (project, canonical_id, fence, reason),
         )

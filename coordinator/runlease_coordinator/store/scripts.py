@@ -10,8 +10,8 @@ from importlib import resources
 #: Functions that a script needs besides the prelude.
 _NEEDS = {
     "abandon": ("queue", "auto", "leaseend"),
-    "acquire": ("decision", "queue", "auto", "log", "segments", "leaseend", "gcra"),
-    "append": ("log", "segments", "gcra", "writerlog", "auto"),
+    "acquire": ("decision", "queue", "auto", "log", "segments", "leaseend", "gcra", "recordsize"),
+    "append": ("log", "segments", "gcra", "writerlog", "auto", "names"),
     "break": ("queue", "leaseend"),
     "commit_part": ("manifest",),
     "cut": ("manifest",),
@@ -28,9 +28,13 @@ _NEEDS = {
     "rebuild": ("auto", "log", "segments", "leaseend"),
     "release": ("queue", "auto", "leaseend"),
     "resolve_auto": ("auto",),
+    "update_run": ("recordsize",),
 }
 _PARTS = frozenset(
-    ("prelude", "decision", "queue", "auto", "log", "segments", "gcra", "manifest", "order", "leaseend", "writerlog")
+    (
+        *("prelude", "decision", "queue", "auto", "log", "segments", "gcra", "manifest", "order", "leaseend"),
+        *("names", "recordsize", "writerlog"),
+    )
 )
 
 

@@ -12,7 +12,8 @@
 --         pid_namespace, pid, process_started}, auto_keys (will be bound to the run, until auto_until), auto_search (the
 --         keys chose the run: auto_found did, or none was bound), sync (holds the run for what its ended attempts bring
 --         in: opens no attempt), acquires (the default limit per second; absent: not counted, a look of a call that waits),
---         acquires_burst, guard (the latest store time that its coordinator believes)
+--         acquires_burst, guard (the latest store time that its coordinator believes), bounds
+--         (how much there may be of what: projects, runs, attempts, waiters, record_bytes)
 -- Returns {verdict, now, ...}:
 --   GRANTED  fence, attempt, remaining (us, the ttl at most), resumed (0|1), previous end, next_step, starting_step,
 --            checkpoint document ('' if none), config changes [key, before, after, ...], record [field, value, ...]
@@ -22,6 +23,7 @@
 --   COLLISION  ID as first typed          PARENT_ABSENT PARENT_DELETED   PARENT_STEP  parent's next step
 --   NONCE_ENDED  its attempt (0: that of a sync)     QUARANTINE  left (us)
 --   THROTTLED  limit's rate, us until it is worth another try
+--   FULL  projects, runs, attempts, record or waiters: there are as many, it is as large, as may be
 --   CLOCK (store time is beyond the guard: nothing is decided)
 --   DELETED NOT_FOUND TOO_OLD REBOUND UNBOOTSTRAPPED NOREPLICAS
 local request = cjson.decode(ARGV[1])
@@ -124,13 +126,29 @@ local head = head_of(wait_key, waitx_key, now)
 local verdict = decide(run, mode, now, head ~= nil and head ~= nonce)
 if verdict == 'HELD' or verdict == 'LOCK_DELAY' or verdict == 'QUEUED' then
   local place = 0
-  if request.wait then place = queue_up(wait_key, waitx_key, nonce, now, now + request.wait, request.call) end
+  if request.wait then
+    if is_full(wait_key, waitx_key, nonce, now, request.bounds.waiters) then return {'FULL', text(now), 'waiters'} end
+    place = queue_up(wait_key, waitx_key, nonce, now, now + request.wait, request.call)
+  end
   if verdict == 'QUEUED' and place == 0 then wake(member, head) end
   return {verdict, text(now), redis.call('HGETALL', run_key), place}
 end
 leave_queue(wait_key, waitx_key, nonce)
 if verdict == 'EXISTS' then return {verdict, text(now), redis.call('HGETALL', run_key), 0} end
 if verdict ~= 'CREATE' and verdict ~= 'RESUME' then return {verdict, text(now)} end
+
+local config, bounds = request.config or {}, request.bounds
+local full
+if not exists then
+  full = redis.call('ZCARD', runs_key) >= bounds.runs and 'runs'
+  if redis.call('ZCARD', projects_key) >= bounds.projects and not redis.call('ZSCORE', projects_key, project) then
+    full = 'projects'
+  end
+elseif not request.sync then
+  full = tonumber(old[7]) >= bounds.attempts and 'attempts'
+  if #config > 0 and record_bytes(run_key, config, 'config.') > bounds.record_bytes then full = 'record' end
+end
+if full then return {'FULL', text(now), full} end
 
 -- A fork: what the parent shows up to its step is this run's history, as of now.
 local parent
@@ -188,7 +206,6 @@ local start = starting_step(request.resume_step or (parent and request.fork_step
 attempt = text(attempt)
 
 local changes = {}
-local config = request.config or {}
 for i = 1, #config, 2 do
   local key, after = config[i], config[i + 1]
   local before = redis.call('HGET', run_key, 'config.' .. key)

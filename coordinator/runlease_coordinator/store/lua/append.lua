@@ -6,14 +6,16 @@
 -- A duplicate writes the writer's state again: no change, but a write that a WAIT behind it covers, too.
 -- No allow-oom: metrics must not take the memory that leases need.
 -- KEYS  1 meta  2 run  3 attempts  4 log  5 seq  6 ckpt  7 ckptdoc  8 limits  9 gcra  10 events  11 auto
---       12 hot
+--       12 hot  13 names
 -- ARGV  1 fence  2 writer  3 session  4 seq  5 segment  6 kind: p, c, r, l (lost), e (end of an ended attempt) or x
 --       7 payload (p: packed points; c: document, JSON; e: outcome)  8 number of points
 --       9 highest step (p), step (c, r), entries lost (l)  10 canonical ID  11 '1': a commit waits behind it, else '0'
 --       12-16 default limits: run_points run_bytes project_points project_bytes (per second) burst_us
 --       17 points  18 bytes of the largest batch  19 project  20 ended attempt that it was opened for ('': none)
+--       21 names of metrics  22 bytes of checkpoints that there may be of a run  23... names that may be new (p)
 -- Returns {verdict, now, ...}:
 --   APPENDED DUPLICATE  seq      GAP  last seq      SEGMENT  current segment      NOT_LOST  entries missing      SESSION
+--   FULL  seq, names or checkpoints: there are as many as may be; nothing is stored, the seq is used up
 --   THROTTLED  limit's name, rate, points or bytes left, us until the entry is worth another try, us until all is paid
 --   STALE  record [field, value, ...]               ABSENT DELETED UNBOOTSTRAPPED NOREPLICAS
 --   UNCONFIRMED  epoch, quarantine left (us): a newer fence may be lost; the holder has to renew first
@@ -50,6 +52,14 @@ end
 local next_segment = kind == 'r' and current + tonumber(wrote) or current
 if kind == 'l' and segment >= current and segment - current <= step then next_segment = segment end -- a rewind is lost
 if kind ~= 'x' and kind ~= 'e' and segment ~= next_segment then return {'SEGMENT', text(now), text(next_segment)} end
+
+local full
+if kind == 'p' and #ARGV > 22 and are_too_many(KEYS[13], tonumber(ARGV[21]), 23) then
+  full = 'names'
+elseif kind == 'c' and (redis.call('HGET', run_key, 'ckpt_bytes') or 0) + #payload > tonumber(ARGV[22]) then
+  full = 'checkpoints'
+end
+if full then kind = 'x' end
 
 local run_limits, project_limits = {}, {}
 if kind == 'p' then
@@ -128,6 +138,7 @@ if kind == 'p' then
 elseif kind == 'c' then
   -- What a rewind of `main` has superseded stays; within its segment a commit replaces that of the same step.
   local of = is_late and redis.call('HGET', attempts_key, attempt .. '.fence') or fence
+  redis.call('HINCRBY', run_key, 'ckpt_bytes', #payload)
   local of_main = is_main and text(segment) or segment_of_main(seq_key, attempts_key, attempt)
   local every = text(step) .. ':' .. of
   local name = of_main == '0' and every or every .. ':' .. of_main
@@ -162,4 +173,5 @@ elseif kind == 'e' and not redis.call('HGET', attempts_key, attempt .. '.release
 end
 redis.call('HSET', run_key, 'next', text(next_step))
 set_writer_state(seq_key, writer, fence, session, text(seq), text(next_segment), wrote, late)
+if full then return {'FULL', text(now), text(seq), full} end
 return {'APPENDED', text(now), text(seq)}

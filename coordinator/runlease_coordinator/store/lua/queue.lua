@@ -13,6 +13,19 @@ local function head_of(wait_key, waitx_key, now)
   end
 end
 
+-- Tells whether there is no room for a nonce without a place. A full queue drops some places that have died in it.
+local function is_full(wait_key, waitx_key, nonce, now, at_most)
+  if redis.call('ZCARD', wait_key) < at_most or redis.call('ZSCORE', wait_key, nonce) then return false end
+  for _, other in ipairs(redis.call('ZRANGE', wait_key, 0, 99)) do
+    local until_us = string.match(redis.call('HGET', waitx_key, other) or '', '^%d+')
+    if tonumber(until_us or 0) <= now then
+      redis.call('ZREM', wait_key, other)
+      redis.call('HDEL', waitx_key, other)
+    end
+  end
+  return redis.call('ZCARD', wait_key) >= at_most
+end
+
 -- Takes or refreshes a place; returns its number, 1 for the head. A place that has died is lost.
 local function queue_up(wait_key, waitx_key, nonce, now, until_us, call)
   local lives_until = string.match(redis.call('HGET', waitx_key, nonce) or '', '^%d+')

@@ -2,8 +2,9 @@
 -- Changes what people say about a run: name, notes, tags, config, summary.
 -- KEYS  1 meta  2 run  3 attempts  4 runs  5 events
 -- ARGV  1 project  2 canonical ID  3 fence ('0': an operator's change)  4 '=name' or ''  5 '=notes' or ''
---       6 '=tags' (JSON) or ''  7... 'config.KEY' or 'summary.KEY', JSON, ...
--- Returns {verdict, now, ...}:  UPDATED     STALE  record [field, value, ...]     ABSENT DELETED UNBOOTSTRAPPED
+--       6 '=tags' (JSON) or ''  7 bytes that config and summary may take
+--       8... 'config.KEY' or 'summary.KEY', JSON, ...
+-- Returns {verdict, now, ...}:  UPDATED     FULL     STALE  record [field, value, ...]     ABSENT DELETED UNBOOTSTRAPPED
 --   UNCONFIRMED  epoch, quarantine left (us): the fence is the record's, but a newer one may be lost
 local project, id, fence = ARGV[1], ARGV[2], ARGV[3]
 local run_key, attempts_key = KEYS[2], KEYS[3]
@@ -17,12 +18,15 @@ if fence ~= '0' then
   if fence ~= run[1] then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
   if not is_confirmed(run[4], epoch) then return unconfirmed(now, epoch, quarantine) end
 end
+local changed = {}
+for i = 8, #ARGV do changed[i - 7] = ARGV[i] end
+if #changed > 0 and record_bytes(run_key, changed, '') > tonumber(ARGV[7]) then return {'FULL', text(now)} end
 for i, field in ipairs({'name', 'notes', 'tags'}) do
   local value = ARGV[3 + i]
   if value ~= '' then redis.call('HSET', run_key, field, string.sub(value, 2)) end
 end
-for i = 7, #ARGV, 2 do
-  local field, after = ARGV[i], ARGV[i + 1]
+for i = 1, #changed, 2 do
+  local field, after = changed[i], changed[i + 1]
   local before = redis.call('HGET', run_key, field)
   if before and before ~= after and string.sub(field, 1, 7) == 'config.' then
     redis.call('HSET', attempts_key, run[3] .. '.' .. field, before .. '\n' .. after)
