@@ -11,7 +11,8 @@ FAILED_PRECONDITION   LEASE_HELD, LOCK_DELAY,         LeaseHeld
 FAILED_PRECONDITION   RUN_DELETED                     RunDeleted
 FAILED_PRECONDITION   RUN_ID_COLLISION                RunIdCollision
 FAILED_PRECONDITION   CYCLE, LINKED_ALREADY,          RunleaseError
-                      REFERENCED, NOT_DELETED
+                      REFERENCED, NOT_DELETED,
+                      LIMIT_REACHED
 ABORTED               STALE_FENCE and others          StaleFence
 RESOURCE_EXHAUSTED    (gRPC's own: too large)         InvalidArgument
 RESOURCE_EXHAUSTED    TOO_MANY_READS and others       CoordinatorUnavailable

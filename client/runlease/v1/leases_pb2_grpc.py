@@ -49,6 +49,8 @@ class LeaseServiceServicer(object):
         another spelling of an ID     FAILED_PRECONDITION  RUN_ID_COLLISION
         a nonce whose attempt ended   ABORTED              NONCE_ENDED, metadata: attempt (0: of a sync)
         too many calls a second       RESOURCE_EXHAUSTED   THROTTLED, QuotaFailure, RetryInfo
+        too many wait already         RESOURCE_EXHAUSTED   TOO_MANY_WAITERS, RetryInfo
+        too many runs, attempts, ...  FAILED_PRECONDITION  LIMIT_REACHED
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,6 +37,8 @@ class LeaseServiceStub:
       another spelling of an ID     FAILED_PRECONDITION  RUN_ID_COLLISION
       a nonce whose attempt ended   ABORTED              NONCE_ENDED, metadata: attempt (0: of a sync)
       too many calls a second       RESOURCE_EXHAUSTED   THROTTLED, QuotaFailure, RetryInfo
+      too many wait already         RESOURCE_EXHAUSTED   TOO_MANY_WAITERS, RetryInfo
+      too many runs, attempts, ...  FAILED_PRECONDITION  LIMIT_REACHED
     """
 
     Renew: grpc.UnaryUnaryMultiCallable[
@@ -74,6 +76,8 @@ class LeaseServiceAsyncStub:
       another spelling of an ID     FAILED_PRECONDITION  RUN_ID_COLLISION
       a nonce whose attempt ended   ABORTED              NONCE_ENDED, metadata: attempt (0: of a sync)
       too many calls a second       RESOURCE_EXHAUSTED   THROTTLED, QuotaFailure, RetryInfo
+      too many wait already         RESOURCE_EXHAUSTED   TOO_MANY_WAITERS, RetryInfo
+      too many runs, attempts, ...  FAILED_PRECONDITION  LIMIT_REACHED
     """
 
     Renew: grpc.aio.UnaryUnaryMultiCallable[
@@ -113,6 +117,8 @@ class LeaseServiceServicer(metaclass=abc.ABCMeta):
           another spelling of an ID     FAILED_PRECONDITION  RUN_ID_COLLISION
           a nonce whose attempt ended   ABORTED              NONCE_ENDED, metadata: attempt (0: of a sync)
           too many calls a second       RESOURCE_EXHAUSTED   THROTTLED, QuotaFailure, RetryInfo
+          too many wait already         RESOURCE_EXHAUSTED   TOO_MANY_WAITERS, RetryInfo
+          too many runs, attempts, ...  FAILED_PRECONDITION  LIMIT_REACHED
         """
 
     @abc.abstractmethod

@@ -43,13 +43,15 @@ class MetricServiceServicer(object):
         """Open, then entries; replies in order. One Ack may cover many entries. Errors end the stream:
         ABORTED              STALE_FENCE, SESSION_TAKEN
         FAILED_PRECONDITION  RUN_DELETED
+        UNAVAILABLE          SILENT_CLIENT (no first message), SLOW_READER (answers that nobody reads), of all streams
+        RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, of all streams
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def History(self, request, context):
-        """By key, then step. NOT_FOUND for an unknown run.
+        """By key, then step. NOT_FOUND for an unknown run. RESOURCE_EXHAUSTED TOO_MANY_READS: other reads have the memory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,13 +26,15 @@ class MetricServiceStub:
     """Open, then entries; replies in order. One Ack may cover many entries. Errors end the stream:
       ABORTED              STALE_FENCE, SESSION_TAKEN
       FAILED_PRECONDITION  RUN_DELETED
+      UNAVAILABLE          SILENT_CLIENT (no first message), SLOW_READER (answers that nobody reads), of all streams
+      RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, of all streams
     """
 
     History: grpc.UnaryStreamMultiCallable[
         runlease.v1.metrics_pb2.HistoryRequest,
         runlease.v1.metrics_pb2.HistoryResponse,
     ]
-    """By key, then step. NOT_FOUND for an unknown run."""
+    """By key, then step. NOT_FOUND for an unknown run. RESOURCE_EXHAUSTED TOO_MANY_READS: other reads have the memory."""
 
     GetLimits: grpc.UnaryUnaryMultiCallable[
         runlease.v1.metrics_pb2.GetLimitsRequest,
@@ -54,13 +56,15 @@ class MetricServiceAsyncStub:
     """Open, then entries; replies in order. One Ack may cover many entries. Errors end the stream:
       ABORTED              STALE_FENCE, SESSION_TAKEN
       FAILED_PRECONDITION  RUN_DELETED
+      UNAVAILABLE          SILENT_CLIENT (no first message), SLOW_READER (answers that nobody reads), of all streams
+      RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, of all streams
     """
 
     History: grpc.aio.UnaryStreamMultiCallable[
         runlease.v1.metrics_pb2.HistoryRequest,
         runlease.v1.metrics_pb2.HistoryResponse,
     ]
-    """By key, then step. NOT_FOUND for an unknown run."""
+    """By key, then step. NOT_FOUND for an unknown run. RESOURCE_EXHAUSTED TOO_MANY_READS: other reads have the memory."""
 
     GetLimits: grpc.aio.UnaryUnaryMultiCallable[
         runlease.v1.metrics_pb2.GetLimitsRequest,
@@ -84,6 +88,8 @@ class MetricServiceServicer(metaclass=abc.ABCMeta):
         """Open, then entries; replies in order. One Ack may cover many entries. Errors end the stream:
           ABORTED              STALE_FENCE, SESSION_TAKEN
           FAILED_PRECONDITION  RUN_DELETED
+          UNAVAILABLE          SILENT_CLIENT (no first message), SLOW_READER (answers that nobody reads), of all streams
+          RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, of all streams
         """
 
     @abc.abstractmethod
@@ -92,7 +98,7 @@ class MetricServiceServicer(metaclass=abc.ABCMeta):
         request: runlease.v1.metrics_pb2.HistoryRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[runlease.v1.metrics_pb2.HistoryResponse], collections.abc.AsyncIterator[runlease.v1.metrics_pb2.HistoryResponse]]:
-        """By key, then step. NOT_FOUND for an unknown run."""
+        """By key, then step. NOT_FOUND for an unknown run. RESOURCE_EXHAUSTED TOO_MANY_READS: other reads have the memory."""
 
     @abc.abstractmethod
     def GetLimits(

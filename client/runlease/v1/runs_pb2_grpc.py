@@ -68,7 +68,7 @@ class RunServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateRun(self, request, context):
-        """ABORTED where the fence is old.
+        """ABORTED where the fence is old. FAILED_PRECONDITION LIMIT_REACHED where the record would become too large.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

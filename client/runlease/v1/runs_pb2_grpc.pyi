@@ -43,7 +43,7 @@ class RunServiceStub:
         runlease.v1.runs_pb2.UpdateRunRequest,
         runlease.v1.runs_pb2.UpdateRunResponse,
     ]
-    """ABORTED where the fence is old."""
+    """ABORTED where the fence is old. FAILED_PRECONDITION LIMIT_REACHED where the record would become too large."""
 
     DeleteRun: grpc.UnaryUnaryMultiCallable[
         runlease.v1.runs_pb2.DeleteRunRequest,
@@ -86,7 +86,7 @@ class RunServiceAsyncStub:
         runlease.v1.runs_pb2.UpdateRunRequest,
         runlease.v1.runs_pb2.UpdateRunResponse,
     ]
-    """ABORTED where the fence is old."""
+    """ABORTED where the fence is old. FAILED_PRECONDITION LIMIT_REACHED where the record would become too large."""
 
     DeleteRun: grpc.aio.UnaryUnaryMultiCallable[
         runlease.v1.runs_pb2.DeleteRunRequest,
@@ -135,7 +135,7 @@ class RunServiceServicer(metaclass=abc.ABCMeta):
         request: runlease.v1.runs_pb2.UpdateRunRequest,
         context: _ServicerContext,
     ) -> typing.Union[runlease.v1.runs_pb2.UpdateRunResponse, collections.abc.Awaitable[runlease.v1.runs_pb2.UpdateRunResponse]]:
-        """ABORTED where the fence is old."""
+        """ABORTED where the fence is old. FAILED_PRECONDITION LIMIT_REACHED where the record would become too large."""
 
     @abc.abstractmethod
     def DeleteRun(
