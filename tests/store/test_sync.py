@@ -410,3 +410,16 @@ def test_a_checkpoint_that_a_rewind_superseded_stays(story: Story) -> None:
     story.put(writer, commit_entry(7, 5, fence, segment=2, uri="newest"))
     found = [(c.uri, c.superseded) for c in story.run.checkpoints]
     assert found == [("old", True), ("newer", True), ("newest", False)]
+
+
+def test_an_attempt_is_named_by_its_fence_too_since_a_store_that_lost_it_gives_its_number_again(
+    live: LiveStore, project: str
+) -> None:
+    story = Story(live, project)
+    story.attempt(points_entry(1, [(0, 1.0)]))
+    fence = story.fences[0]
+    story.sync()
+    late = replace(writer_of(project, story.fences[-1], session="late"), attempt=1)
+    with pytest.raises(InvalidField, match=f"no attempt 1 of fence {fence - 1}: the store has lost it"):
+        story.open(replace(late, attempt_fence=fence - 1))
+    assert story.open(replace(late, attempt_fence=fence)).seq == 1

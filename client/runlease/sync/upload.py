@@ -79,6 +79,7 @@ class Uploader:
             fence=lease.fence,
             writer=header.writer,
             attempt=attempt,
+            attempt_fence=header.fence if attempt else 0,
         )
         self._ends = attempt > 0 and header.writer == MAIN_WRITER and session.outcome is not None
         self._replies: queue.SimpleQueue[tuple[AppendStream, Reply]] = queue.SimpleQueue()

@@ -66,7 +66,7 @@ class End(_message.Message):
     def __init__(self, outcome: _Optional[_Union[_runs_pb2.RunState, str]] = ...) -> None: ...
 
 class OpenWriter(_message.Message):
-    __slots__ = ("run", "fence", "writer", "session", "rank_ticket", "durability", "attempt")
+    __slots__ = ("run", "fence", "writer", "session", "rank_ticket", "durability", "attempt", "attempt_fence")
     RUN_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     WRITER_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,7 @@ class OpenWriter(_message.Message):
     RANK_TICKET_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FENCE_FIELD_NUMBER: _ClassVar[int]
     run: _runs_pb2.RunRef
     fence: int
     writer: str
@@ -81,7 +82,8 @@ class OpenWriter(_message.Message):
     rank_ticket: str
     durability: Durability
     attempt: int
-    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., fence: _Optional[int] = ..., writer: _Optional[str] = ..., session: _Optional[str] = ..., rank_ticket: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ..., attempt: _Optional[int] = ...) -> None: ...
+    attempt_fence: int
+    def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., fence: _Optional[int] = ..., writer: _Optional[str] = ..., session: _Optional[str] = ..., rank_ticket: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ..., attempt: _Optional[int] = ..., attempt_fence: _Optional[int] = ...) -> None: ...
 
 class Entry(_message.Message):
     __slots__ = ("seq", "segment", "points", "commit", "rewind", "lost", "end", "barrier")

@@ -35,7 +35,10 @@ class EntryKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """One session of a writer under a fence; ``attempt``: the ended one that it brings entries of (0: the fence's)."""
+    """One session of a writer under a fence.
+
+    ``attempt``: the ended one that it brings entries of (0: the fence's); ``attempt_fence``: its own (0: not known).
+    """
 
     project: str
     canonical_id: str
@@ -43,6 +46,7 @@ class Writer:
     name: str
     session: str
     attempt: int = 0
+    attempt_fence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

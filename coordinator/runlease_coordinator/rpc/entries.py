@@ -48,6 +48,7 @@ def open_writer(message: pb.OpenWriter, tickets: Tickets) -> Writer:
         name=fields.writer_name(message.writer, "open.writer"),
         session=fields.token(message.session, "open.session"),
         attempt=message.attempt,
+        attempt_fence=fields.fence(message.attempt_fence, "open.attempt_fence") if message.attempt_fence else 0,
     )
 
 

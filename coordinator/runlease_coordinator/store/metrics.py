@@ -100,7 +100,7 @@ class MetricStore:
         verdict, rest = await self._store.run(
             "open_writer",
             (keys.partition.meta, keys.run, keys.seq, keys.attempts),
-            (writer.fence, writer.name, writer.session, writer.attempt),
+            (writer.fence, writer.name, writer.session, writer.attempt, writer.attempt_fence),
         )
         match verdict:
             case "OPENED":
@@ -111,7 +111,8 @@ class MetricStore:
             case "IS_SYNC":
                 raise InvalidField("open.attempt", "under a sync's fence, name the attempt that the entries are of")
             case "NO_ATTEMPT":
-                raise InvalidField("open.attempt", f"the run has no attempt {writer.attempt}")
+                named = f" of fence {writer.attempt_fence}: the store has lost it" if writer.attempt_fence else ""
+                raise InvalidField("open.attempt", f"the run has no attempt {writer.attempt}{named}")
             case "SESSION":
                 raise _taken(writer)
         refuse_fence(verdict, rest, writer.project, writer.canonical_id, writer.fence, self._store)

@@ -2,6 +2,7 @@
 -- Hands a writer to a session: the last new one to open it may append.
 -- KEYS  1 meta  2 run  3 seq  4 attempts
 -- ARGV  1 fence  2 writer  3 session  4 ended attempt that the entries are of, under a sync's fence ('0': its own)
+--       5 that attempt's fence ('0': not known)
 -- Returns {verdict, now, ...}:
 --   OPENED  seq, segment, wrote (0|1), fence of the attempt     STALE  record [field, value, ...]
 --   NO_SYNC (the fence is not that of a sync)   IS_SYNC (name an attempt)   NO_ATTEMPT     ABSENT DELETED UNBOOTSTRAPPED
@@ -25,7 +26,8 @@ local attempt, attempt_fence = own, fence
 if late ~= '0' then
   if not is_sync then return {'NO_SYNC', text(now)} end
   attempt, attempt_fence = late, redis.call('HGET', attempts_key, late .. '.fence')
-  if not attempt_fence then return {'NO_ATTEMPT', text(now)} end
+  -- Another one has its number where the store has lost it.
+  if not attempt_fence or (ARGV[5] ~= '0' and ARGV[5] ~= attempt_fence) then return {'NO_ATTEMPT', text(now)} end
 elseif is_sync then
   return {'IS_SYNC', text(now)}
 end
