@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import runlease
 from tests.support.cli import Cli
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.puppet import Puppet
-from tests.support.redis import RedisServer
+from tests.support.redis import RedisServer, Snapshot
 from tests.support.wait import until
 
 #: The SDK keeps what is acknowledged for 5 s; that it is longer ago than that is the case to test.
@@ -27,21 +26,6 @@ def server(redis_binary: str) -> Iterator[RedisServer]:
     subprocess.run([sys.executable, "-m", "runlease", "bootstrap", server.url], check=True, capture_output=True)
     yield server
     server.close()
-
-
-class Snapshot:
-    """The server's data as they are now; `restore` lets it start on them again."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self._server = server
-        self._copy = server.directory / "copy"
-        shutil.copytree(server.directory / "appendonlydir", self._copy)
-
-    def restore(self) -> None:
-        self._server.kill()
-        shutil.rmtree(self._server.directory / "appendonlydir")
-        shutil.move(self._copy, self._server.directory / "appendonlydir")
-        self._server.start()
 
 
 def values(client: runlease.Client) -> dict[int, float]:

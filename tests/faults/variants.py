@@ -24,6 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 _LUA = "coordinator/runlease_coordinator/store/lua/"
 
 
+_INCARNATION = (
+    "return string.match(info, 'master_replid:(%x+)') .. ':' .. string.match(info, 'sync_full:(%d+)'), online"
+)
+
+
 @dataclass(frozen=True)
 class Patch:
     """In a file of the product, by its path from the root, ``bad`` stands where ``good`` stood."""
@@ -77,6 +82,49 @@ VARIANTS = {
                 "coordinator/runlease_coordinator/store/wire.py",
                 "self._queue.append((packed, future, replicas))",
                 "self._queue.append((packed, future, 0))",
+            ),
+        ),
+    ),
+    "no_quarantine": Variant(
+        "a store that has lost data grants at once",
+        (Patch(_LUA + "prelude.lua", "local quarantine_us = tonumber(meta[3])", "local quarantine_us = 0"),),
+    ),
+    "run_id": Variant(
+        "the incarnation is the server's run ID, which comes back with the server",
+        (
+            Patch(
+                _LUA + "prelude.lua",
+                _INCARNATION,
+                "return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)'), online",
+            ),
+        ),
+    ),
+    "replid_alone": Variant(
+        "the incarnation is the replication ID, without the number of full syncs",
+        (
+            Patch(
+                _LUA + "prelude.lua",
+                _INCARNATION,
+                "return string.match(info, 'master_replid:(%x+)'), online",
+            ),
+        ),
+    ),
+    "reinstate_unconfirmed": Variant(
+        "a record is given back to whoever it names, though newer grants may be lost",
+        (Patch(_LUA + "renew.lua", "or quarantine == 0 and not is_confirmed(run[10], epoch) then", "then"),),
+    ),
+    "append_unchecked": Variant(
+        "an append needs the record's fence, not a record of this epoch",
+        (
+            Patch(
+                _LUA + "append.lua",
+                "if not is_confirmed(run[11], epoch) then return unconfirmed(now, epoch, quarantine) end",
+                "",
+            ),
+            Patch(
+                _LUA + "open_writer.lua",
+                "if not is_confirmed(run[4], epoch) then return unconfirmed(now, epoch, quarantine) end",
+                "",
             ),
         ),
     ),

@@ -144,8 +144,8 @@ class Proxy:
         self._loop.close()
 
     async def _stop(self) -> None:
-        self._server.close()
-        # Also those connections that are just being accepted; each is refused.
+        # Also those connections that are just being accepted, each of which is refused: asyncio leaks them otherwise.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.gather(*others, return_exceptions=True)
+        self._server.close()
         await self._server.wait_closed()

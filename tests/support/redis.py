@@ -112,3 +112,18 @@ class RedisServer:
     def close(self) -> None:
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Snapshot:
+    """A server's append-only file as it is now; `restore` kills the server and starts it on that again."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._copy = server.directory / "copy"
+        shutil.copytree(server.directory / "appendonlydir", self._copy)
+
+    def restore(self) -> None:
+        self._server.kill()
+        shutil.rmtree(self._server.directory / "appendonlydir")
+        shutil.move(self._copy, self._server.directory / "appendonlydir")
+        self._server.start()

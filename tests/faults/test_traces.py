@@ -1,0 +1,307 @@
+"""The model's traces on real servers: safe as built, violated without the rule that the trace is about.
+
+Failovers are made by hand, so that the one thing happens that Sentinels do rarely: who lacks a write is promoted, who
+was never demoted is named again. `Nonce retry near expiry` is in test_variants.py: it takes no fault of the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+import runlease
+from runlease.channel import open_channel
+from runlease.status import error_from
+from runlease.v1 import metrics_pb2, metrics_pb2_grpc, runs_pb2
+
+from tests.support.coordinator import CoordinatorProcess
+from tests.support.proxy import TO_SERVER, Proxy
+from tests.support.puppet import Puppet
+from tests.support.redis import RedisServer, Snapshot, free_port
+from tests.support.trio import Trio, end_quarantine
+from tests.support.wait import until
+
+#: Of traces in which a lease has to last for as long as their steps take on a slow machine.
+LONG_TTL_S = 30
+SHORT_TTL_S = 5
+
+
+def variants(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("variant", [None, name], ids=["built", name])
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def start_trio(stack: ExitStack, redis_binary: str) -> Callable[..., Trio]:
+    def start(max_ttl_s: int, variant: str | None) -> Trio:
+        return stack.enter_context(contextlib.closing(Trio(redis_binary, max_ttl_s=max_ttl_s, variant=variant)))
+
+    return start
+
+
+@pytest.fixture
+def start_puppet_at(stack: ExitStack) -> Callable[..., Puppet]:
+    def start(coordinator: CoordinatorProcess, address: str | None = None) -> Puppet:
+        environment = coordinator.env | ({"RUNLEASE_COORDINATOR": address} if address else {})
+        return stack.enter_context(contextlib.closing(Puppet(environment)))
+
+    return start
+
+
+_Answer = TypeVar("_Answer")
+
+
+def decided(call: Callable[[], _Answer]) -> _Answer | str:
+    """Repeat a call until the store decides; returns its answer, or why it decides nothing after a loss of data."""
+    answers: list[_Answer | str] = []
+
+    def answered() -> bool:
+        try:
+            answers.append(call())
+        except runlease.CoordinatorUnavailable as error:
+            if error.reason in ("QUARANTINE", "UNCONFIRMED"):
+                answers.append(error.reason)
+        return bool(answers)
+
+    until(answered)
+    return answers[0]
+
+
+def is_granted(coordinator: CoordinatorProcess) -> bool:
+    """Ask for the run as somebody else; returns whether it is granted, where only a quarantine is to refuse it."""
+    nonce = secrets.token_hex(8)
+    with runlease.Client(coordinator.address, timeout_s=0.5) as client:
+        return decided(lambda: client.acquire("p", "r", nonce=nonce, resume="allow")) != "QUARANTINE"
+
+
+def goes_on(holder: Puppet, coordinator: CoordinatorProcess, granted: dict[str, Any]) -> None:
+    """See that a holder who had logged 100 steps goes on under its lease, with all of them."""
+    holder.call("train", start=100, stop=200)
+    assert holder.call("flush", timeout=60)
+    with runlease.Client(coordinator.address, timeout_s=30) as client:
+        run = client.get_run("p", "r")
+        assert (run.fence, run.attempt, run.state) == (granted["fence"], 1, "running")
+        assert [row.step for row in client.history("p", "r", keys=["loss"]).rows()] == [*range(200)]
+    assert holder.call("finish")
+
+
+@variants("no_wait")
+def test_a_frozen_primary_that_accepts_writes_long_after_its_link_was_cut(
+    variant: str | None, start_trio: Callable[..., Trio], start_puppet_at: Callable[..., Puppet]
+) -> None:
+    trio = start_trio(SHORT_TTL_S, variant)
+    old, new, third = trio.nodes
+    holder = start_puppet_at(trio.serve(old))
+    holder.call("init", project="p", id="r", resume="allow")
+    # Given a primary whose links are lost, frozen while another one is promoted,
+    for replica in (new, third):
+        trio.lose(replica)
+    old.freeze()
+    new.promote()
+    trio.follow(third, new)
+    old.thaw()
+    # which goes on taking writes, and counts its replicas as online,
+    assert old.ask("SET", "somewhere", "something")
+    assert old.info("replication")["connected_slaves"] == 2
+    # when the quarantine of the new one is over, and the run granted there,
+    heir = start_puppet_at(trio.serve(new))
+    heir.call("init", project="p", id="r", resume="allow")
+    # then the old one has kept nobody in his belief.
+    assert (holder.call("state")["state"] == "held") == (variant is not None)
+    assert heir.call("state")["state"] == "held"
+
+
+@variants("run_id")
+def test_a_fail_back_to_a_primary_that_was_demoted(
+    variant: str | None, start_trio: Callable[..., Trio], start_puppet_at: Callable[..., Puppet]
+) -> None:
+    trio = start_trio(LONG_TTL_S, variant)
+    first, second, third = trio.nodes
+    coordinator = trio.serve(first)
+    trio.lag(second)
+    path = trio.proxy(coordinator.address)
+    holder = start_puppet_at(coordinator, path.address)
+    holder.call("init", project="p", id="r", resume="allow")
+    path.stall(TO_SERVER)
+    # When one is promoted that lacks the grant, the first one follows it, and is promoted again,
+    second.promote()
+    trio.follow(first, second)
+    first.promote()
+    trio.follow(third, first)
+    # then the grant is lost, and its holder believes in it.
+    granted = is_granted(coordinator)
+    assert holder.call("state")["state"] == "held"
+    assert granted == (variant is not None)
+
+
+@variants("no_quarantine")
+def test_a_grant_lost_with_the_primary_while_its_holder_believes(
+    variant: str | None, start_trio: Callable[..., Trio], start_puppet_at: Callable[..., Puppet]
+) -> None:
+    trio = start_trio(LONG_TTL_S, variant)
+    old, new, third = trio.nodes
+    first, second = trio.serve(old), f"127.0.0.1:{free_port()}"
+    trio.lag(new)
+    path = trio.proxy(second)
+    holder = start_puppet_at(first, f"{first.address},{path.address}")
+    granted = holder.call("init", project="p", id="r", resume="allow")
+    holder.call("train", start=0, stop=100)
+    assert holder.call("flush")
+    # When the primary dies with its machine, and one is promoted that lacks the grant,
+    path.stall(TO_SERVER)
+    old.kill()
+    first.kill()
+    new.promote()
+    trio.follow(third, new)
+    coordinator = trio.serve(new, address=second)
+    # then nobody else is granted,
+    lost = is_granted(coordinator)
+    assert holder.call("state")["state"] == "held"
+    assert lost == (variant is not None)
+    if variant is None:
+        path.flow(TO_SERVER)
+        goes_on(holder, coordinator, granted)
+
+
+@variants("replid_alone")
+def test_a_primary_cut_off_and_never_demoted_that_is_named_again(
+    variant: str | None, start_trio: Callable[..., Trio], start_puppet_at: Callable[..., Puppet]
+) -> None:
+    trio = start_trio(LONG_TTL_S, variant)
+    old, new, third = trio.nodes
+    before = trio.serve(old)
+    # Given a grant of a new primary while the old one is frozen,
+    old.freeze()
+    new.promote()
+    trio.follow(third, new)
+    meanwhile = trio.serve(new)
+    end_quarantine(new, "p")
+    path = trio.proxy(meanwhile.address)
+    holder = start_puppet_at(meanwhile, path.address)
+    holder.call("init", project="p", id="r", resume="allow")
+    path.stall(TO_SERVER)
+    # when the old one is named again, and a replica of the new one turns to it,
+    old.thaw()
+    trio.follow(third, old)
+    # then it has the replication ID that it had, and has lost the grant.
+    granted = is_granted(before)
+    assert holder.call("state")["state"] == "held"
+    assert granted == (variant is not None)
+
+
+@pytest.fixture
+def start_store(stack: ExitStack, redis_binary: str) -> Callable[..., tuple[RedisServer, CoordinatorProcess]]:
+    """Start one Redis that syncs as told, and a coordinator."""
+
+    def start(sync: str, max_ttl_s: int, variant: str | None) -> tuple[RedisServer, CoordinatorProcess]:
+        server = RedisServer("appendonly yes", f"appendfsync {sync}", binary=redis_binary)
+        stack.callback(server.close)
+        flags = ("--max-ttl", str(max_ttl_s))
+        opening = [sys.executable, "-m", "runlease", "bootstrap", *flags, server.url]
+        subprocess.run(opening, check=True, capture_output=True)
+        coordinator = CoordinatorProcess(*flags, "--lock-delay", "0", "--store", server.url, variant=variant)
+        stack.callback(coordinator.close)
+        return server, coordinator.start()
+
+    return start
+
+
+@variants("no_quarantine")
+def test_an_everysec_store_that_is_killed(
+    variant: str | None,
+    stack: ExitStack,
+    start_store: Callable[..., tuple[RedisServer, CoordinatorProcess]],
+    start_puppet_at: Callable[..., Puppet],
+) -> None:
+    server, coordinator = start_store("everysec", LONG_TTL_S, variant)
+    path = stack.enter_context(contextlib.closing(Proxy(coordinator.address)))
+    holder = start_puppet_at(coordinator, path.address)
+    # What is written from here on is what the last second before the SIGKILL held, which is sometimes lost.
+    snapshot = Snapshot(server)
+    granted = holder.call("init", project="p", id="r", resume="allow")
+    holder.call("train", start=0, stop=100)
+    assert holder.call("flush")
+    path.stall(TO_SERVER)
+    snapshot.restore()
+    lost = is_granted(coordinator)
+    assert holder.call("state")["state"] == "held"
+    assert lost == (variant is not None)
+    if variant is None:
+        path.flow(TO_SERVER)
+        goes_on(holder, coordinator, granted)
+
+
+@variants("reinstate_unconfirmed")
+def test_a_superseded_holder_is_not_reinstated(
+    variant: str | None, start_store: Callable[..., tuple[RedisServer, CoordinatorProcess]]
+) -> None:
+    server, coordinator = start_store("always", SHORT_TTL_S, variant)
+    with runlease.Client(coordinator.address, timeout_s=0.5) as client:
+        first = client.acquire("p", "r", nonce="1", resume="allow")
+        snapshot = Snapshot(server)
+        until(lambda: succeeds(client))
+        # When the second grant is lost, its holder sleeps through the quarantine, and the first one wakes up,
+        snapshot.restore()
+        end_quarantine(server, "p")
+        renewed = decided(lambda: client.renew("p", "r", first.fence, incarnation=first.incarnation))
+    # then it does not get back what it had lost.
+    assert (renewed != "UNCONFIRMED") == (variant is not None)
+
+
+def succeeds(client: runlease.Client) -> bool:
+    """Ask for a run whose holder says nothing any more."""
+    try:
+        return client.acquire("p", "r", nonce="2", resume="allow").attempt == 2
+    except runlease.LeaseHeld:
+        return False
+
+
+@variants("append_unchecked")
+def test_a_zombie_that_appends_after_a_rollback(
+    variant: str | None, start_store: Callable[..., tuple[RedisServer, CoordinatorProcess]]
+) -> None:
+    server, coordinator = start_store("always", LONG_TTL_S, variant)
+    with runlease.Client(coordinator.address, timeout_s=0.5) as client:
+        first = client.acquire("p", "r", nonce="1", resume="allow")
+        snapshot = Snapshot(server)
+        client.release("p", "r", first.fence)
+        assert client.acquire("p", "r", nonce="2", resume="allow").fence > first.fence
+        # When the record of the first grant is back, in a quarantine and behind it,
+        snapshot.restore()
+        accepted = [appends(coordinator, first.fence)]
+        end_quarantine(server, "p")
+        accepted.append(appends(coordinator, first.fence))
+    assert accepted == [variant is not None] * 2
+
+
+def appends(coordinator: CoordinatorProcess, fence: int) -> bool:
+    """Append a point under a fence; returns whether it is acknowledged, where only its epoch is to refuse it."""
+    writer = {"fence": fence, "writer": "main", "session": secrets.token_hex(8)}
+    opening = metrics_pb2.OpenWriter(run=runs_pb2.RunRef(project="p", id="r"), **writer)
+    points = metrics_pb2.Points(steps=[0], times=[1e9], series=[metrics_pb2.Series(key="loss", values=[1.0])])
+    requests = [
+        metrics_pb2.AppendRequest(open=opening),
+        metrics_pb2.AppendRequest(entry=metrics_pb2.Entry(seq=1, points=points)),
+    ]
+    with open_channel(coordinator.address) as channel:
+        append = metrics_pb2_grpc.MetricServiceStub(channel).Append
+
+        def call() -> str | None:
+            try:
+                return [answer.WhichOneof("message") for answer in append(iter(requests), timeout=5)][-1]
+            except grpc.RpcError as error:
+                raise error_from(error) from None
+
+        return decided(call) == "ack"

@@ -1,0 +1,76 @@
+"""Three data nodes whose failovers a test does by hand, step by step, with a coordinator beside each if wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+
+from runlease_coordinator.store.keys import partition_keys, partition_of
+
+from tests.support.coordinator import CoordinatorProcess
+from tests.support.nodes import Node
+from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
+from tests.support.redis import RedisServer
+from tests.support.wait import until
+
+
+class Trio:
+    """A primary and two replicas (W = 1), each of which follows through a proxy of its own."""
+
+    def __init__(self, binary: str, *, max_ttl_s: int, variant: str | None = None) -> None:
+        """Start them, opened for leases of up to so many seconds; ``variant``: of all coordinators."""
+        self._stack = contextlib.ExitStack()
+        self._links: dict[Node, Proxy] = {}
+        self._flags = ("--data-nodes", "3", "--max-ttl", str(max_ttl_s))
+        self._variant = variant
+        try:
+            self.nodes = [self._stack.enter_context(contextlib.closing(Node(binary=binary))) for _ in range(3)]
+            for replica in self.nodes[1:]:
+                self.follow(replica, self.nodes[0])
+            module = ("runlease",) if variant is None else ("tests.faults.variants", variant)
+            opening = [sys.executable, "-m", *module, "bootstrap", *self._flags, self.nodes[0].tcp_url]
+            subprocess.run(opening, check=True, capture_output=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def serve(self, node: Node, *, address: str | None = None) -> CoordinatorProcess:
+        """Start a coordinator that takes this node for the store, whatever becomes of it."""
+        one = CoordinatorProcess(*self._flags, "--lock-delay", "0", "--store", node.tcp_url, variant=self._variant)
+        if address is not None:
+            one.address = address
+        self._stack.callback(one.close)
+        return one.start()
+
+    def proxy(self, target: str) -> Proxy:
+        """Stand in front of an address until the end."""
+        proxy = Proxy(target)
+        self._stack.callback(proxy.close)
+        return proxy
+
+    def follow(self, replica: Node, leader: Node) -> None:
+        """Let a node follow another one, and be in step."""
+        link = self.proxy(leader.address)
+        replica.follow(leader, through=link)
+        self._links[replica] = link
+
+    def lag(self, replica: Node) -> None:
+        """Let a replica hear nothing of its leader any more, without either seeing that."""
+        self._links[replica].stall(TO_CLIENT)
+
+    def lose(self, replica: Node) -> None:
+        """Let nothing pass between a replica and its leader any more, either way, without either seeing that."""
+        self.lag(replica)
+        self._links[replica].stall(TO_SERVER)
+
+    def close(self) -> None:
+        """End all of it."""
+        self._stack.close()
+
+
+def end_quarantine(server: RedisServer, project: str) -> None:
+    """Wait until a server has quarantined a project's partition, and let that be over: its length is not the matter."""
+    meta = partition_keys(partition_of(project)).meta
+    until(lambda: int(server.ask("HGET", meta, "quarantine_until_us")) > 1)
+    server.ask("HSET", meta, "quarantine_until_us", "1")
