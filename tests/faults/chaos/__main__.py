@@ -24,16 +24,16 @@ FAULT_S = 8.0
 _SEED_WITHIN_S = 240.0
 
 
-def play(seed: int, topology: str, fault_s: float, keep: Path | None = None) -> Outcome:
-    """Play one seed; its files are kept under ``keep`` if it fails, with the report."""
+def play(args: argparse.Namespace) -> Outcome:
+    """Play one seed; its files are kept if it fails, with the report."""
     folder = Path(tempfile.mkdtemp(prefix="rly-", dir="/tmp"))
     outcome = None
     try:
-        outcome = Scene(seed, topology, folder, fault_s).play()
+        outcome = Scene(args.seed, args.topology, folder, args.fault_seconds, args.variant).play()
         return outcome
     finally:
-        if keep is not None and (outcome is None or outcome.violations):
-            kept = keep / f"{topology}-{seed}"
+        if outcome is None or outcome.violations:
+            kept = args.keep / "-".join(filter(None, (args.variant, args.topology, str(args.seed))))
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(folder, kept)
             report = "\n".join(map(str, outcome.violations)) if outcome else "the runner failed"
@@ -88,11 +88,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="seeds at once")
     parser.add_argument("--fault-seconds", type=float, default=FAULT_S, help="of each seed")
     parser.add_argument("--keep", type=Path, default=Path("chaos-failed"), help="where files of failed seeds stay")
+    parser.add_argument("--variant", help="a known-bad one of tests/faults/variants.py: something must be found")
     parser.add_argument("--one", metavar="FILE", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     first = secrets.randbelow(10**6) if args.seed is None else args.seed
     if args.one:
-        outcome = play(first, args.topology, args.fault_seconds, args.keep)
+        outcome = play(args)
         args.one.write_bytes(pickle.dumps(outcome))
         return 0
     totals = Totals()
@@ -106,7 +107,7 @@ def main() -> int:
             if seed is None:
                 return
             kind = TOPOLOGIES[seed % len(TOPOLOGIES)] if args.topology == "all" else args.topology
-            outcome, said = _in_process(seed, kind, args.fault_seconds, args.keep)
+            outcome, said = _in_process(seed, kind, args)
             with lock:
                 if outcome is None:
                     totals.broken += 1
@@ -124,11 +125,12 @@ def main() -> int:
     return 1 if totals.broken or any(one.violations for one in totals.outcomes) else 0
 
 
-def _in_process(seed: int, topology: str, fault_s: float, keep: Path) -> tuple[Outcome | None, str]:
+def _in_process(seed: int, topology: str, args: argparse.Namespace) -> tuple[Outcome | None, str]:
     """Play a seed in a process of its own: what one leaves in the interpreter is not the next one's trouble."""
     with tempfile.NamedTemporaryFile(prefix="rly-", dir="/tmp") as file:
         command = [sys.executable, "-m", "tests.faults.chaos", "--one", file.name, "--seed", str(seed)]
-        command += ["--topology", topology, "--fault-seconds", str(fault_s), "--keep", str(keep)]
+        command += ["--topology", topology, "--fault-seconds", str(args.fault_seconds), "--keep", str(args.keep)]
+        command += ["--variant", args.variant] if args.variant else []
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             timer = threading.Timer(_SEED_WITHIN_S, process.terminate)
             timer.start()

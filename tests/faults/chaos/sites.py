@@ -63,8 +63,14 @@ class Site:
     clock_slack_s = 0.0
     stops_clock = False
 
-    def __init__(self, random: Random) -> None:
-        """Start it; all that is random about it follows from ``random``."""
+    def __init__(self, random: Random, variant: str | None = None) -> None:
+        """Start it; all that is random about it follows from ``random``.
+
+        Args:
+            random: makes all choices.
+            variant: of the coordinators, a known-bad one.
+        """
+        self._variant = variant
         self.stack = contextlib.ExitStack()
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="rlx-", dir="/tmp")))
         self.coordinators: list[CoordinatorProcess] = []
@@ -88,7 +94,7 @@ class Site:
         common = ("--max-ttl", f"{MAX_TTL_S:g}", "--lock-delay", f"{LOCK_DELAY_S:g}", "--log-level", "warning", *flags)
         for store in stores or ("",):
             own = ("--store", store, "--data-nodes", str(data_nodes)) if store else ()
-            one = CoordinatorProcess(*common, *own)
+            one = CoordinatorProcess(*common, *own, variant=self._variant)
             self.stack.callback(self._end, one)
             self.coordinators.append(start(one))
             for ways in (self.ways, self.renewal_ways):
@@ -391,8 +397,9 @@ class RedisSite(Site):
         super().heal()
 
 
-def make_site(topology: str, random: Random) -> Site:
+def make_site(topology: str, random: Random, variant: str | None = None) -> Site:
     """Start a site of a kind: ``embedded``, ``redis``, ``sentinel`` or ``cluster``."""
     from tests.faults.chaos.replicated import ClusterChaos, SentinelChaos
 
-    return {"embedded": Site, "redis": RedisSite, "sentinel": SentinelChaos, "cluster": ClusterChaos}[topology](random)
+    kinds = {"embedded": Site, "redis": RedisSite, "sentinel": SentinelChaos, "cluster": ClusterChaos}
+    return kinds[topology](random, variant)
