@@ -262,7 +262,7 @@ class Scene:
 
     def _hand(self, faults: dict[str, Any], seed: float) -> None:
         random = Random(seed)
-        while not self._over.wait(random.uniform(0.05, 0.8)):
+        while not self._over.wait(random.uniform(0.05, 0.5)):
             name = random.choice(sorted(faults))
             began = suspend_aware()
             try:

@@ -169,14 +169,14 @@ class Process:
     def operate(self) -> None:
         """Break leases, and use tokens that are too old, until told to stop."""
         with runlease.Client(self.wish.address, timeout_s=1.0) as client:
-            while not self.stopping.wait(self.random.uniform(0.1, 0.8)):
+            while not self.stopping.wait(self.random.uniform(0.05, 0.3)):
                 project, run_id = self.random.choice(self.wish.runs).split("/")
                 with contextlib.suppress(RunleaseError):
                     record = client.get_run(project, run_id)
                     old = [one.fence for one in record.attempts if one.fence < record.fence]
                     dice = self.random.random()
-                    if dice < 0.2:
-                        client.break_lease(project, run_id, record.fence, reason="chaos", force=dice < 0.1)
+                    if dice < 0.1:
+                        client.break_lease(project, run_id, record.fence, reason="chaos", force=dice < 0.05)
                     elif old:
                         self._misuse(client, project, run_id, self.random.choice(old[-3:]), dice)
 
