@@ -42,6 +42,8 @@ GRACE_S = 8.0
 _FORGOTTEN = "the run has no attempt"
 #: Threads that make faults: so many may go on at once.
 _HANDS = 2
+#: Points a second of the run that is limited, whose trainer logs 100.
+_LIMIT, _BURST_S = 30, 1.0
 _TRAINERS = 5
 
 
@@ -162,7 +164,7 @@ class Scene:
             quarantines = threading.Thread(target=self._watch_quarantines)
             quarantines.start()
             try:
-                for phase in (self._start_all, self._make_faults, self.site.heal, self._recover):
+                for phase in (self._start_all, self._make_faults, self._recover):
                     self._recorder.write("phase", name=phase.__name__)
                     phase()
                 state = self._read_store()
@@ -243,8 +245,6 @@ class Scene:
             "kill client": self._kill_client,
             "freeze client": self._freeze_client,
         }
-        if self._limited:
-            self._limit()
         # Not all of them in each seed: some combinations need room for themselves.
         names = sorted(faults)
         few = self._random.sample(names, self._random.randrange(3, len(names) + 1))
@@ -253,12 +253,14 @@ class Scene:
             for _ in range(_HANDS)
         ]
         self._over.wait(1.0)
-        for hand in hands:
-            hand.start()
-        self._over.wait(self._fault_s)
-        self._over.set()
-        for hand in hands:
-            hand.join()
+        with self._limits():
+            for hand in hands:
+                hand.start()
+            self._over.wait(self._fault_s)
+            self._over.set()
+            for hand in hands:
+                hand.join()
+            self.site.heal()
 
     def _hand(self, faults: dict[str, Any], seed: float) -> None:
         random = Random(seed)
@@ -274,17 +276,29 @@ class Scene:
             self._recorder.write("fault", name=name, began=began, ended=suspend_aware())
             self.outcome.faults[name] += 1
 
-    def _limit(self) -> None:
+    def _limit(self, run_points: int) -> None:
+        """Set the limit of the run that has one, in points a second; 0: none."""
         project, run_id = LIMITED_RUN.split("/")
         address = self.site.coordinators[-1].address
-        with runlease.Client(address, timeout_s=20.0) as client, contextlib.suppress(RunleaseError):
-            while True:
-                with contextlib.suppress(runlease.RunNotFound):
-                    client.set_limits(project, run_id, run_points=30, burst_s=1.0)
-                    break
-                time.sleep(0.05)
-            facts = {"run": LIMITED_RUN, "points": 30, "burst_s": 1.0, "ended": suspend_aware() + 600}
-            self._recorder.write("limit", began=suspend_aware(), **facts)
+        with runlease.Client(address, timeout_s=20.0) as client:
+            for _ in range(100):
+                with contextlib.suppress(RunleaseError):
+                    client.set_limits(project, run_id, run_points=run_points, burst_s=_BURST_S)
+                    return
+                time.sleep(0.1)  # its trainer has not made it yet
+        raise AssertionError("the limit could not be set")
+
+    @contextlib.contextmanager
+    def _limits(self) -> Iterator[None]:
+        if not self._limited:
+            yield
+            return
+        self._limit(_LIMIT)
+        began = suspend_aware()
+        yield
+        facts = {"run": LIMITED_RUN, "points": _LIMIT, "burst_s": _BURST_S, "ended": suspend_aware()}
+        self._recorder.write("limit", began=began, **facts)
+        self._limit(0)
 
     def _watch_quarantines(self) -> None:
         metas = {project: partition_keys(partition_of(project)).meta for project in PROJECTS}
