@@ -44,6 +44,7 @@ class Holder:
         )
         self._keeper: Any = self._run._session._keeper  # type: ignore[union-attr]
         assert self._keeper.renew()
+        self.logged_after_s()
 
     def renewed_after_s(self) -> float:
         """Renew until it works, at the SDK's pace; returns how long that took."""
@@ -51,6 +52,13 @@ class Holder:
         while not self._keeper.renew():
             assert time.monotonic() - began < _PATIENCE_S, f"not renewed: {lease}"
             time.sleep(lease.next_renewal_in())
+        return time.monotonic() - began
+
+    def logged_after_s(self) -> float:
+        """Log a point; returns how long it took to be acknowledged."""
+        began = time.monotonic()
+        self._run.log({"loss": 1.0})
+        assert self._run.flush(_PATIENCE_S)
         return time.monotonic() - began
 
     def close(self) -> None:
@@ -95,24 +103,29 @@ def coordinators(rounds: int) -> Found:
         if both is None:
             return found
         first, second = both[1]
+        assert first.process is not None
         for _ in range(rounds):
             for ttl_s in (30.0, 5.0):
                 with _holder(f"{first.address},{second.address}", ttl_s) as holder:
                     first.kill()
-                    took = holder.renewed_after_s()
-                    found.setdefault(f"SIGKILL, another in the list, ttl {ttl_s:g} s", []).append(took)
+                    _note(found, f"SIGKILL of one of two coordinators, ttl {ttl_s:g} s", holder)
                     first.start()
                 with _holder(f"{first.address},{second.address}", ttl_s) as holder:
-                    assert first.process is not None
                     first.process.send_signal(signal.SIGSTOP)
-                    took = holder.renewed_after_s()
-                    found.setdefault(f"SIGSTOP, another in the list, ttl {ttl_s:g} s", []).append(took)
+                    _note(found, f"SIGSTOP of one of two coordinators, ttl {ttl_s:g} s", holder)
                     first.process.send_signal(signal.SIGCONT)
             with _holder(first.address, 30.0) as holder:
                 first.kill()
                 with _meanwhile(first.start):
-                    found.setdefault("SIGKILL, started again at once, ttl 30 s", []).append(holder.renewed_after_s())
+                    _note(found, "SIGKILL of the only coordinator, started again at once, ttl 30 s", holder)
     return found
+
+
+def _note(found: Found, fault: str, holder: Holder) -> None:
+    """Note how long it takes until a renewal is answered, and a point is acknowledged that is logged right now."""
+    points = found.setdefault(f"{fault}: point", [])
+    with _meanwhile(lambda: points.append(holder.logged_after_s())):
+        found.setdefault(f"{fault}: renewal", []).append(holder.renewed_after_s())
 
 
 def large_store(rounds: int) -> Found:
