@@ -302,7 +302,7 @@ class Renewer:
     def _reconnect(self) -> None:
         """Leave a connection on which nothing comes back: its coordinator may hang, and another one answer.
 
-        gRPC itself notices only by its keepalive, which pauses between calls: over a minute after SIGSTOP, as measured.
+        gRPC itself notices only by its pings, which pause between calls: too late for a short ttl.
         A new connection to one that hangs is not established, so the next address is tried at once.
         """
         self._channel.close()
