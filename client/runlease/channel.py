@@ -147,9 +147,11 @@ class Caller:
         """Call until it answers or the time is up; every call of the API can be repeated.
 
         Raises:
-            RunleaseError: as `runlease.status` tells; CoordinatorUnavailable after the last attempt.
+            RunleaseError: as `runlease.status` tells; CoordinatorUnavailable after the last attempt, with the last
+                reason that the coordinator gave, if it gave one.
         """
         deadline = time.monotonic() + self.timeout_s
+        told: CoordinatorUnavailable | None = None
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(CoordinatorUnavailable),
             stop=tenacity.stop_after_delay(self.timeout_s),
@@ -159,8 +161,13 @@ class Caller:
         )
 
         def attempt() -> _Response:
+            nonlocal told
             left_s = deadline - time.monotonic()
-            return self.once(method, request, max(0.1, min(CALL_TIMEOUT_S, left_s)))
+            try:
+                return self.once(method, request, max(0.1, min(CALL_TIMEOUT_S, left_s)))
+            except CoordinatorUnavailable as error:
+                told = error if error.reason or told is None else told
+                raise told from None
 
         return retrying(attempt)
 

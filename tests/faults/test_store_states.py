@@ -56,7 +56,7 @@ def server(redis_binary: str, tmp_path: Path) -> Iterator[tuple[RedisServer, Sma
     ("state", "said"),
     [
         (demoted, "is a replica, name its primary"),
-        (without_replicas, "fewer replicas than its min-replicas-to-write"),
+        (without_replicas, "has too few replicas"),
         (disk_full, "cannot write to its disk, make room"),
     ],
 )

@@ -89,19 +89,18 @@ class MetricStore:
     async def open_writer(self, writer: Writer) -> WriterPosition:
         """Hand the writer to the session; returns where its log goes on.
 
-        A control call: the answer acknowledges all that is in the log, commits among it.
-
         Raises:
             Stale: the fence is not the run's, or another session has replaced this one.
             InvalidField: the attempt is none that entries may be brought in of.
             RunDeleted, Unavailable.
         """
         keys = run_keys(writer.project, writer.canonical_id)
-        verdict, rest = await self._store.run(
-            "open_writer",
-            (keys.partition.meta, keys.run, keys.seq, keys.attempts),
-            (writer.fence, writer.name, writer.session, writer.attempt, writer.attempt_fence),
-        )
+        names = (keys.partition.meta, keys.run, keys.seq, keys.attempts)
+        args = (writer.fence, writer.name, writer.session, writer.attempt, writer.attempt_fence)
+        verdict, rest = await self._store.run("open_writer", names, args, on=self._store.metrics)
+        if verdict == "OPENED" and int(rest[0]) and self._store.repeats_marks:
+            # The answer acknowledges all that is in the log, marks among it: see `append`.
+            verdict, rest = await self._store.run("open_writer", names, args)
         match verdict:
             case "OPENED":
                 seq, segment, written, fence = rest

@@ -32,7 +32,8 @@ _CLUSTER = Refusal("is a cluster, name it as redis+cluster://HOST:PORT with --st
 REFUSALS = {
     "READONLY": Refusal("is a replica, name its primary with --store", 1000, doubt=True),
     "MASTERDOWN": Refusal("is a replica without a primary", 1000, doubt=True),
-    "NOREPLICAS": Refusal("has fewer replicas than its min-replicas-to-write", 1000, doubt=True),
+    # The gate's, and the store's own where it has a min-replicas-to-write.
+    "NOREPLICAS": Refusal("has too few replicas, look after them", 1000, reason="NOREPLICAS", doubt=True),
     "LOADING": Refusal("is loading its data", 500),
     "BUSY": Refusal("is busy with another script", 500),
     "UNKILLABLE": Refusal("is busy with another script", 500),

@@ -118,9 +118,8 @@ class Store:
             self._guard(keys[0]).observe(now_us, sent_at)
         match verdict:
             case "UNBOOTSTRAPPED":
-                raise Unavailable(
-                    verdict, "this store was never opened, or lost its data: see `runlease bootstrap --help`", 5000
-                )
+                lost = "this store was never opened, or has lost its data: run `runlease bootstrap --lost-data`"
+                raise Unavailable(verdict, lost, 5000)
             case "QUARANTINE":
                 left_ms = int(answer[2]) // 1000 + 1
                 raise Unavailable(
@@ -130,12 +129,6 @@ class Store:
                 )
             case "UNCONFIRMED":
                 raise Unconfirmed(answer[2].decode())
-            case "NOREPLICAS":
-                (on or self.control).doubt()
-                online, needed = int(answer[2]), int(answer[3])
-                raise Unavailable(
-                    verdict, f"{online} replicas of the store are online, {needed} have to acknowledge a write", 1000
-                )
             case "TOO_OLD":
                 raise Unavailable("REQUEST_TOO_OLD", "the request waited for the store for over 30 s: repeat it")
         return verdict, answer[2:]
@@ -174,7 +167,7 @@ class Store:
         # Read first: a store without memory refuses to write, and must not keep a coordinator from renewing leases.
         secret: bytes | None = await self.control.call("HGET", meta, "secret")
         if secret is None:
-            await self.control.call("HSETNX", meta, "secret", token_hex(32))
+            await self.control.call("HSETNX", meta, "secret", token_hex(32), replicas=self.replicas)
             secret = await self.control.call("HGET", meta, "secret")
         assert secret is not None
         return secret

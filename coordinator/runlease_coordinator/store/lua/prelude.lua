@@ -24,6 +24,7 @@ end
 -- Compares the store's incarnation with the one that opened the partition. A change means restart, failover or restore:
 -- a new epoch, and no grants until every lease that may have been lost has expired. A store that loses nothing (its
 -- quarantine is 0) has none. Too few replicas are refused first: the old primary may still be heard where the rest is.
+-- As an error, since an answer would wait for replicas (wire.py).
 -- Returns now, microseconds of quarantine left (0: none), refusal (nil: go on), epoch (text).
 local function gate(meta_key)
   local now = now_us()
@@ -31,7 +32,9 @@ local function gate(meta_key)
   if not meta[1] then return now, 0, {'UNBOOTSTRAPPED'} end
   local replicas = tonumber(meta[5] or 0)
   local incarnation, online = incarnation_of(replicas)
-  if online < replicas then return now, 0, {'NOREPLICAS', text(now), text(online), text(replicas)} end
+  if online < replicas then
+    return now, 0, redis.error_reply('NOREPLICAS ' .. online .. ' online, ' .. replicas .. ' have to have each write')
+  end
   local until_us, epoch = tonumber(meta[2]), meta[4] or '0'
   if meta[1] ~= incarnation then
     redis.call('HSET', meta_key, 'incarnation', incarnation)
