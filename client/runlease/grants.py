@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runlease.records import Checkpoint, ConfigChange, RunRecord, change_of, checkpoint_of, run_of, state_name
 from runlease.v1 import leases_pb2
@@ -23,7 +23,8 @@ class Grant:
     checkpoint: Checkpoint | None
     config_changes: tuple[ConfigChange, ...]
     run: RunRecord
-    rank_ticket: str = ""
+    #: Not in the repr: whoever has it can write.
+    rank_ticket: str = field(default="", repr=False)
     cursor: str = ""
     incarnation: str = ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runlease.exceptions import InvalidArgument
 
@@ -22,7 +22,7 @@ class Environment:
     coordinator: str = ""
     """`RUNLEASE_COORDINATOR`: HOST:PORT, several with commas, or a gRPC target such as `dns:///name:7373`."""
 
-    token: str = ""
+    token: str = field(default="", repr=False)
     """`RUNLEASE_TOKEN`: sent with every call."""
 
     project: str = ""

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from runlease.redaction import redact_url
 from runlease.v1 import (
     leases_pb2,
     leases_pb2_grpc,
@@ -38,7 +39,7 @@ from runlease_coordinator.rpc.leases import LeaseService
 from runlease_coordinator.rpc.metrics import MetricService
 from runlease_coordinator.rpc.runs import RunService
 from runlease_coordinator.rpc.streams import A_CLIENT
-from runlease_coordinator.settings import DEFAULT_MAX_TTL_S, Settings, StartupError, redact_url
+from runlease_coordinator.settings import DEFAULT_MAX_TTL_S, Settings, StartupError
 from runlease_coordinator.store.archive import ArchiveStore
 from runlease_coordinator.store.embedded import EmbeddedStore
 from runlease_coordinator.store.events import EventStore

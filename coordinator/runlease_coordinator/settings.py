@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from runlease.redaction import redact_url
 
 from runlease_coordinator.storeurl import StoreUrl
 
@@ -199,23 +200,6 @@ def settings_from_env(environ: Mapping[str, str], **overrides: Any) -> Settings:
     values.update({name: value for name, value in overrides.items() if value is not None})
     values["data_dir"] = Path(values["data_dir"]).expanduser()
     return Settings(**values)
-
-
-def redact_url(url: str) -> str:
-    """Return `url` without its password, fit for messages and logs.
-
-    Everything up to the LAST `@` counts as credentials, since passwords with `/` or `@` in them are
-    often given unquoted and would leak from a stricter reading.
-    """
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)(://)", url)
-    scheme, separator = match.groups() if match else ("", "")
-    rest = url[len(scheme + separator) :]
-    if "@" in rest:
-        credentials, _, rest = rest.rpartition("@")
-        user, colon, _ = credentials.partition(":")
-        rest = f"{user}:***@{rest}" if colon and separator else f"***@{rest}"
-    rest = re.sub(r"(?i)([?&][^=&]*(?:password|passwd|secret|token)[^=&]*=)[^&#]*", r"\1***", rest)
-    return f"{scheme}{separator}{rest}"
 
 
 def _text(variable: str, text: str) -> str:

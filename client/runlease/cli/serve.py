@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from runlease.cli.errors import CANNOT_START, UNAVAILABLE, Failure
+from runlease.redaction import redact_url
 
 MISSING = "the coordinator needs: pip install 'runlease[coordinator]'"
 
@@ -174,7 +175,7 @@ def bootstrap(url: str, max_ttl_s: float | None, data_nodes: int | None, lost_da
     """
     with coordinator_errors():
         from runlease_coordinator.bootstrap import open_store
-        from runlease_coordinator.settings import redact_url, settings_from_env
+        from runlease_coordinator.settings import settings_from_env
 
         if url == "embedded":
             raise Failure("the embedded store needs no bootstrap: just run `runlease serve`", CANNOT_START)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from runlease.records import RunRecord
+from runlease.redaction import without_secrets
 from runlease.sinks.target import Memo, MissingPackage, Row, RunTarget, TargetError
 
 #: What MLflow takes at once.
@@ -54,48 +55,49 @@ class MlflowTarget:
         self._experiment = experiment
         uri = tracking_uri or str(mlflow.get_tracking_uri())
         self._uri = uri
-        self._client: Any = _reached(partial(mlflow.MlflowClient, tracking_uri=uri))
+        self._client: Any = _reached(uri, partial(mlflow.MlflowClient, tracking_uri=uri))
         self._experiments: dict[str, str] = {}
 
     @property
     def identity(self) -> str:
         """The tracking URI, without a password, and the experiment."""
-        return f"{re.sub(r'//[^@/]*@', '//', self._uri)} {self._experiment or ''}".strip()
+        return f"{_without_credentials(self._uri)} {self._experiment or ''}".strip()
 
     def open(self, record: RunRecord, name: str, memo: Memo) -> RunTarget:
         """Find the run by its tags, or create it."""
         experiment = self._experiment_id(self._experiment or record.project)
         tags = {_RUN_TAG: f"{record.project}/{name}", _CREATED_TAG: f"{record.created_s:.6f}"}
         wanted = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
-        found = _reached(lambda: self._client.search_runs([experiment], filter_string=wanted, max_results=1))
+        found = _reached(self._uri, lambda: self._client.search_runs([experiment], filter_string=wanted, max_results=1))
         if found:
             run_id = str(found[0].info.run_id)
             if record.state == "running" and found[0].info.status != "RUNNING":
-                _reached(lambda: self._client.update_run(run_id, status="RUNNING"))
+                _reached(self._uri, lambda: self._client.update_run(run_id, status="RUNNING"))
         else:
             shown = record.name if name == record.canonical_id else f"{record.name} {name.partition('@')[2]}"
             start_ms = round(record.created_s * 1000)
             created = _reached(
-                lambda: self._client.create_run(experiment, start_time=start_ms, tags=tags, run_name=shown or name)
+                self._uri,
+                lambda: self._client.create_run(experiment, start_time=start_ms, tags=tags, run_name=shown or name),
             )
             run_id = str(created.info.run_id)
-        return _MlflowRun(self._client, self._mlflow.entities.Metric, run_id)
+        return _MlflowRun(self._uri, self._client, self._mlflow.entities.Metric, run_id)
 
     def close(self) -> None:
         """Do nothing: each call is one of its own."""
 
     def _experiment_id(self, name: str) -> str:
         if name not in self._experiments:
-            found = _reached(lambda: self._client.get_experiment_by_name(name))
+            found = _reached(self._uri, lambda: self._client.get_experiment_by_name(name))
             self._experiments[name] = str(
-                found.experiment_id if found else _reached(lambda: self._client.create_experiment(name))
+                found.experiment_id if found else _reached(self._uri, lambda: self._client.create_experiment(name))
             )
         return self._experiments[name]
 
 
 class _MlflowRun:
-    def __init__(self, client: Any, metric: Any, run_id: str) -> None:
-        self._client, self._metric, self._run_id = client, metric, run_id
+    def __init__(self, uri: str, client: Any, metric: Any, run_id: str) -> None:
+        self._uri, self._client, self._metric, self._run_id = uri, client, metric, run_id
 
     def restart(self, step: int, time_s: float) -> None:
         """Do nothing: MLflow keeps every value, and shows both."""
@@ -122,13 +124,13 @@ class _MlflowRun:
         status = _STATUS.get(record.state, "FAILED")
         ended = record.attempts[-1].ended_s if record.attempts else None
         end_ms = round((ended or record.updated_s) * 1000)
-        _reached(lambda: self._client.set_terminated(self._run_id, status, end_time=end_ms))
+        _reached(self._uri, lambda: self._client.set_terminated(self._run_id, status, end_time=end_ms))
 
     def close(self) -> None:
         """Do nothing."""
 
     def _log(self, batch: list[Any]) -> None:
-        _reached(lambda: self._client.log_batch(self._run_id, metrics=batch))
+        _reached(self._uri, lambda: self._client.log_batch(self._run_id, metrics=batch))
 
 
 def mlflow_key(key: str) -> str:
@@ -138,9 +140,14 @@ def mlflow_key(key: str) -> str:
     return "/".join(parts)
 
 
-def _reached(call: Callable[[], _T]) -> _T:
+def _without_credentials(uri: str) -> str:
+    return re.sub(r"^([A-Za-z][\w+.-]*://)(?!/)[^?]*@", r"\1", uri)
+
+
+def _reached(uri: str, call: Callable[[], _T]) -> _T:
     try:
         return call()
     except Exception as error:  # MLflow's own, its HTTP client's, its database's: there is no common root
-        reason = str(error).strip().splitlines()
-        raise TargetError(f"MLflow: {reason[0] if reason else type(error).__name__}") from error
+        reason = without_secrets(str(error), uri).strip().splitlines()
+        # Not chained: what it holds may quote the URI, password and all.
+        raise TargetError(f"MLflow: {reason[0] if reason else type(error).__name__}") from None

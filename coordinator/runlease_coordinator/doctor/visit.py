@@ -17,12 +17,13 @@ from redis.backoff import NoBackoff
 from redis.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
+from runlease.redaction import redact_url, without_secrets
 
 from runlease_coordinator.doctor.commands import commands
 from runlease_coordinator.doctor.peers import ask_cluster, ask_sentinels
 from runlease_coordinator.doctor.survey import Node, Partition, Shard, Survey, Write
 from runlease_coordinator.domain.errors import Unavailable
-from runlease_coordinator.settings import redact_url
+from runlease_coordinator.settings import StartupError
 from runlease_coordinator.store.keys import PARTITIONS, partition_keys
 from runlease_coordinator.storeurl import StoreUrl
 
@@ -55,11 +56,15 @@ def visit(url: str, *, embedded: bool = False, data_nodes: int | None = None) ->
 
     Raises:
         Unavailable: it does not answer, or not to this user.
+        StartupError: an option of the URL is unknown, or cannot be read.
     """
     several = StoreUrl.parse(url)
     try:
+        connect = _connector(several.node(*several.servers[0]) if several else url)
+    except (ValueError, TypeError) as error:  # an option
+        raise StartupError(f"--store {redact_url(url)}: {without_secrets(str(error), url)}") from None
+    try:
         if several is None:
-            connect = _connector(url)
             shards, partitions = _look([("", 0)], lambda number: 0, connect, data_nodes)
             return Survey(
                 kind="embedded" if embedded else "standalone",
@@ -68,7 +73,6 @@ def visit(url: str, *, embedded: bool = False, data_nodes: int | None = None) ->
                 partitions=partitions,
                 data_nodes=data_nodes,
             )
-        connect = _connector(several.node(*several.servers[0]))
         sentinels = cluster = None
         if several.kind == "sentinel":
             primary, sentinels = ask_sentinels(several, lambda each: _connector(each)("", 0))
@@ -86,7 +90,7 @@ def visit(url: str, *, embedded: bool = False, data_nodes: int | None = None) ->
             cluster=cluster,
         )
     except (RedisError, OSError) as error:
-        raise Unavailable("STORE_UNAVAILABLE", f"{redact_url(url)}: {error}") from None
+        raise Unavailable("STORE_UNAVAILABLE", f"{redact_url(url)}: {without_secrets(str(error), url)}") from None
 
 
 def _link(**place: Any) -> redis.Redis:
@@ -100,6 +104,7 @@ def _connector(url: str) -> Connect:
     named["ssl"] = named.pop("connection_class", None) is SSLConnection
     if "path" in named:
         named["unix_socket_path"] = named.pop("path")
+    _link(**named).close()  # connects nowhere, but refuses options that it does not know
 
     def connect(host: str, port: int) -> redis.Redis:
         if not host:

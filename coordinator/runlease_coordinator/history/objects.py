@@ -16,7 +16,9 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
-from runlease_coordinator.settings import StartupError, redact_url
+from runlease.redaction import redact_url, without_secrets
+
+from runlease_coordinator.settings import StartupError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -165,7 +167,7 @@ class RemoteObjects:
         import fsspec
 
         self.url = redact_url(url)
-        self._secrets = _secrets_of(url)
+        self._given = url
         scheme = url.partition("://")[0].lower()
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
@@ -208,20 +210,7 @@ class RemoteObjects:
             raise ArchiveError(f"{self.url}/{path}: {self._clean(error)}", refused=refused) from None
 
     def _clean(self, error: Exception) -> str:
-        text = f"{type(error).__name__}: {error}"
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-
-def _secrets_of(url: str) -> list[str]:
-    """Return the texts of a URL that no message may show."""
-    rest = url.partition("://")[2]
-    if "@" not in rest:
-        return []
-    credentials = rest.rpartition("@")[0]
-    texts = {credentials, *credentials.split(":", 1)}
-    return sorted((text for text in texts | {unquote(text) for text in texts} if text), key=len, reverse=True)
+        return without_secrets(f"{type(error).__name__}: {error}", self._given)
 
 
 def _make_durable_directory(directory: Path) -> None:
