@@ -15,6 +15,7 @@ from runlease_coordinator.store.store import Store
 
 from tests.support.clusters import ClusterSite
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.nodes import Node
 from tests.support.puppet import Puppet
 from tests.support.wait import until
 
@@ -122,3 +123,49 @@ def test_calls_follow_a_slot_on_its_way(site: ClusterSite) -> None:
             await store.close()
 
     assert asyncio.run(follow()) == [b"2", b"2", b"2"]
+
+
+def test_a_part_that_is_down_is_named_and_comes_back(
+    redis_binary: str, start_coordinator: Callable[..., CoordinatorProcess]
+) -> None:
+    site = ClusterSite("appendonly yes", "appendfsync always", binary=redis_binary)
+    try:
+        bootstrap(site.url)
+        coordinator = start_coordinator("--store", site.url)
+        lost = site.owner(LOG)
+        alive = next(node for node in site.primaries if node is not lost)
+        other = next(name for name in map(str, range(100)) if site.owner(run_keys(name, "r").log) is alive)
+        with runlease.init(project=other, id="r", ttl=30, coordinator=coordinator.address) as run:
+            lost.kill()
+            # By default a cluster stops altogether once a slot is served by nobody.
+            until(lambda: "cluster_state:fail" in alive.command("CLUSTER", "INFO").decode())
+            with (
+                runlease.Client(coordinator.address, timeout_s=0.9) as hasty,
+                pytest.raises(runlease.CoordinatorUnavailable, match="the store is away"),
+            ):
+                hasty.get_run("p", "r")
+            run.log({"loss": 1.0}, step=0)
+            until(lambda: "is a cluster of which a part is down" in (run.stats().last_error or ""))
+            lost.start()
+            assert run.flush(30)
+        with runlease.Client(coordinator.address, timeout_s=30) as client:
+            assert client.get_run(other, "r").state == "finished"
+    finally:
+        site.close()
+
+
+def test_one_node_of_a_cluster_and_a_server_that_is_in_none_are_refused(site: ClusterSite, redis_binary: str) -> None:
+    alone = Node(binary=redis_binary)
+    try:
+        for url, said in (
+            (site.nodes[0].tcp_url, "redis+cluster://"),
+            (f"redis+cluster://{alone.address}", "cluster support disabled"),
+        ):
+            refused = subprocess.run(
+                [sys.executable, "-m", "runlease", "serve", "--store", url], capture_output=True, text=True, timeout=60
+            )
+            assert refused.returncode == 2
+            assert said in refused.stderr
+            assert "Traceback" not in refused.stderr
+    finally:
+        alone.close()

@@ -48,7 +48,10 @@ class RedisServer:
         self.port = port
         # A file: Sentinels and those that they promote write down there what a restart must not forget.
         configuration = self.directory / "server.conf"
-        own = ("bind 127.0.0.1 -::1", f"port {port}", f"unixsocket {self.socket}", f"dir {self.directory}", 'save ""')
+        # With a certificate among the options, the port takes TLS only.
+        takes_tls = any(one.startswith("tls-cert-file") for one in options)
+        ports = f"port 0\ntls-port {port}" if takes_tls else f"port {port}"
+        own = ("bind 127.0.0.1 -::1", ports, f"unixsocket {self.socket}", f"dir {self.directory}", 'save ""')
         configuration.write_text("\n".join((*own, *options)) + "\n")
         self._command = [binary, str(configuration), *flags]
         self._environment = os.environ | (clock.environment if clock else {})

@@ -53,9 +53,15 @@ class SentinelSite:
     """
 
     def __init__(
-        self, *options: str, binary: str, nodes: int = 3, down_after_ms: int = 1000, proxied: bool = True
+        self,
+        *options: str,
+        binary: str,
+        nodes: int = 3,
+        down_after_ms: int = 1000,
+        proxied: bool = True,
+        of_sentinels: tuple[str, ...] = (),
     ) -> None:
-        """Start it; `options` are lines of each data node's configuration.
+        """Start it; `options` are lines of each data node's configuration, ``of_sentinels`` of each Sentinel's.
 
         Without proxies (``proxied``) nothing can be cut off, and no byte costs this process anything.
         """
@@ -84,7 +90,7 @@ class SentinelSite:
                 host, _, at = self._addresses[0].rpartition(":")
                 node.ask("REPLICAOF", host, at)
             for _ in range(3):
-                sentinel = Sentinel(self._addresses[0], binary=binary, down_after_ms=down_after_ms)
+                sentinel = Sentinel(self._addresses[0], *of_sentinels, binary=binary, down_after_ms=down_after_ms)
                 self._stack.callback(sentinel.close)
                 self.sentinels.append(sentinel)
             self.settle()

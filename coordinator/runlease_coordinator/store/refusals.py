@@ -24,9 +24,12 @@ class Refusal:
     """Whether another server may be the primary by now."""
 
 
-_RIGHTS = Refusal("does not let this user do that, see the README for the rights that it needs", 5000)
+_RIGHTS = Refusal("does not let this user do that, `runlease doctor --store URL` says what it lacks", 5000)
 _LOGIN = Refusal("does not know user and password, check those of --store", 5000)
 _CLUSTER = Refusal("is a cluster, name it as redis+cluster://HOST:PORT with --store", 5000)
+
+#: What the rights of a script's caller are called in Redis and in Valkey: without a word of their own.
+_RIGHTS_IN_SCRIPTS = ("ERR The user executing the script can't", "ERR ACL failure in script")
 
 #: By the first word of the answer.
 REFUSALS = {
@@ -51,7 +54,9 @@ REFUSALS = {
 
 def refusal_of(error: RedisError) -> Refusal | None:
     """Return what a refusal means; None: it is none of those that can be expected of a sound store."""
-    return REFUSALS.get(str(error).partition(" ")[0]) if isinstance(error, ResponseError) else None
+    if not isinstance(error, ResponseError):
+        return None
+    return _RIGHTS if str(error).startswith(_RIGHTS_IN_SCRIPTS) else REFUSALS.get(str(error).partition(" ")[0])
 
 
 def unavailable(refusal: Refusal, error: RedisError) -> Unavailable:
