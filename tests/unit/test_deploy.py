@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from runlease.cli.serve import serve
 from runlease.client import Client
+from runlease_coordinator.doctor.commands import CLUSTER_COMMANDS, COMMANDS
 from runlease_coordinator.settings import Settings, settings_from_env
 
 from tests.support.coordinator import CoordinatorProcess
@@ -225,3 +226,11 @@ def test_ci_runs_the_readme_s_test_command() -> None:
 def test_comments_point_to_files_that_exist(path: Path) -> None:
     for name in re.findall(r"deploy/[\w.]+\w", path.read_text()):
         assert (ROOT / name).exists()
+
+
+def test_the_example_of_a_user_may_call_what_a_coordinator_calls() -> None:
+    """What it can do with that on real stores: tests/faults/test_rights.py."""
+    (rights,) = [line for line in (DEPLOY / "users.conf").read_text().splitlines() if line.startswith("user runlease ")]
+    allowed = {word[1:].partition("|")[0].upper() for word in rights.split() if word.startswith("+")}
+    # The name and the database of a connection are redis-py's, and a subscription pings.
+    assert allowed == COMMANDS.keys() | CLUSTER_COMMANDS.keys() | {"CLIENT", "SELECT", "PING"}
