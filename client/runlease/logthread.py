@@ -258,9 +258,12 @@ class LogThread:
         """
         if error is not None:
             self._end_error = error
-        self._ended = True
-        if self._spool is not None and os.getpid() != self._pid:
-            self._spool.leave()
+        if os.getpid() == self._pid and self._thread.is_alive():
+            self._stopping = True  # the thread takes in what still waits for it, and leaves it to the disk
+        else:
+            self._ended = True
+            if self._spool is not None and os.getpid() != self._pid:
+                self._spool.leave()
         self._ring()
 
     def _ring(self) -> None:

@@ -703,6 +703,18 @@ def test_abandon_stops_at_once_and_tells_those_who_wait(make: Callable[..., LogW
     assert writer.stats().lost == 2
 
 
+def test_what_waits_for_the_thread_at_an_abandon_goes_to_the_disk(
+    make: Callable[..., LogWriter], server: LogServer, tmp_path: Path
+) -> None:
+    server.fate = lambda entry: "mute"
+    writer = make(spool=Spool(tmp_path, header()))
+    log_steps(writer, *range(700))  # fewer than ring its bell
+    writer.abandon(StaleFence("the lease is lost"))
+    writer.leave()
+    stats = writer.stats()
+    assert (stats.spooled, stats.lost) == (700, 0)
+
+
 FORK = """
 import os, sys
 import grpc

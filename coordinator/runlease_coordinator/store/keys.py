@@ -3,7 +3,7 @@
 =====================================  ============  ======================================================
 key                                    type          content
 =====================================  ============  ======================================================
-``rl:{pp}:meta``                       hash          incarnation, quarantine, max ttl, schema version
+``rl:{pp}:meta``                       hash          incarnation, epoch, quarantine, terms, schema
 ``rl:{pp}:run:<project>/<run>``        hash          record and lease fields; ``config.K``, ``summary.K``: JSON
 ``rl:{pp}:attempts:<project>/<run>``   hash          ``<attempt>.<field>``; ``fence.F`` and ``nonce.N`` -> attempt
 ``rl:{pp}:ckpt:<project>/<run>``       sorted set    ``<step>:<fence>`` of the visible checkpoints, by step
