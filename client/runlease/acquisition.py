@@ -157,7 +157,9 @@ class PatientAcquirer:
         if error.in_lock_delay:  # always waited out
             left_s = max(left_s, error.retry_after_s + 1.0)
         if left_s <= 0:
-            return False
+            if not error.place or self._message.last_call:
+                return False
+            left_s = 0.001  # one more look, which gives the place up: those behind it would wait for its end
         holder = error.holder
         self._plan_wait(left_s, local=holder is not None and holder.boot_id == self._this.boot_id != "")
         self._say(error)

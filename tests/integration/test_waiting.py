@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import runlease
 from runlease_coordinator.store.keys import run_keys
 
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.proxy import TO_CLIENT, Proxy
 from tests.support.puppet import Puppet, Refused
 from tests.support.redis import RedisServer
 from tests.support.wait import until
@@ -210,3 +213,21 @@ def test_a_stopped_waiter_delays_others_and_does_not_block_them(
     with pytest.raises(Refused) as caught:  # it was granted the lease in its sleep, and must not believe it
         first.answer()
     assert caught.value.kind == "LeaseLost"
+
+
+def test_who_gives_up_gives_its_place_up_too(two: list[CoordinatorProcess], store: RedisServer, project: str) -> None:
+    """Given that no answer comes before the wait is over, when one does, then those behind it need not wait for it."""
+    proxy = Proxy(two[0].address)
+    with runlease.Client(two[0].address) as client, ThreadPoolExecutor(1) as executor:
+        client.acquire(project, "r", nonce="1", resume="allow")
+        began = time.monotonic()
+        waiter = executor.submit(
+            runlease.init, project=project, id="r", resume="allow", wait=3, coordinator=proxy.address
+        )
+        until(lambda: places(store, project) == 1)
+        proxy.stall(TO_CLIENT)
+        until(lambda: time.monotonic() > began + 3.5)
+        proxy.flow(TO_CLIENT)
+        assert isinstance(waiter.exception(30), runlease.LeaseHeld)
+    assert places(store, project) == 0
+    proxy.close()
