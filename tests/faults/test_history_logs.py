@@ -89,6 +89,7 @@ END: Record = {"e": "end", "delivered": True}
         ([0, 1, 2], life(3, told(2)), STRICT, True),
         ([0, 2], life(3, told(2, lost=1), END), LOSSY, True),
         ([2], life(3, told(2, lost=1)), STRICT, False),
+        ([0, 1, 2], life(3, told(2, lost=1), END), STRICT, True),
         ([0, 2], life(3, told(2, lost=1)), STRICT, True),
         ([0, 2], life(3, told(2, lost=1), END), STRICT, False),
         ([0, 1, 1, 2], life(3, told(3)), STRICT, False),

@@ -183,10 +183,10 @@ def _life_points(
         yield Violation("I7", f"{life.where}: {twice} points are there twice")
     elif any(later < earlier for earlier, later in _neighbours(life, numbers)):
         yield Violation("I7", f"{life.where}: points are not in the order logged")
-    if declared and not rules.lossy and (life.delivered or life.journaled):
-        yield Violation("I7", f"{life.where}: {declared} points are declared lost, though nothing loses any here")
     # Entries are acknowledged in order, so it is the first ones that were; those declared lost are among them.
     due = acknowledged + declared
+    if not rules.lossy and (life.delivered or life.journaled):
+        declared = 0  # nothing is lost here; what is given up when a lease is lost may be there, or come back by a sync
     if life.journaled:  # but for the row that it was logging when it was killed, or learnt that it had lost the run
         due = len(life.logged) - life.last_row - life.told_of("rejected") - life.told_of("dropped")
     missing = sorted(set(range(min(due, len(life.logged)))) - set(numbers))
