@@ -310,7 +310,7 @@ class Scene:
                 for project, meta in metas.items():
                     found = store.hmget(meta, "quarantine_until_us", "quarantine_us")
                     until_us, length_us = (int(value or 0) for value in found)
-                    if until_us and (meta, until_us) not in seen and not self.site.stops_clock:
+                    if until_us and (meta, until_us) not in seen and not self.site.clock_ahead_s:
                         seen.add((meta, until_us))
                         facts = {"began_us": until_us - length_us, "until_us": until_us}
                         self._recorder.write("quarantine", project=project, **facts)
@@ -325,7 +325,7 @@ class Scene:
         self.outcome.violations += [
             Violation("I10", f"{name} did not end within {FINISH_S + 3 * GRACE_S} s") for name in left
         ]
-        bound = MAX_TTL_S + LOCK_DELAY_S + self.site.quarantine_s + GRACE_S
+        bound = MAX_TTL_S + LOCK_DELAY_S + self.site.quarantine_s + self.site.clock_ahead_s + GRACE_S
         runs = [*RUNS, *([LIMITED_RUN] if self._limited else [])]
         probers = [self._wish("prober", "prober", (run,), bound_s=bound) for run in runs]
         for prober in probers:

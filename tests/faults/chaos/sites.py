@@ -61,7 +61,8 @@ class Site:
     quarantine_s = 0.0
     #: Seconds by which the store's clock is set forward, in all.
     clock_slack_s = 0.0
-    stops_clock = False
+    #: Seconds by which it was ahead at most: once it is right again, what was written then ends that much later.
+    clock_ahead_s = 0.0
 
     def __init__(self, random: Random, variant: str | None = None) -> None:
         """Start it; all that is random about it follows from ``random``.
@@ -293,7 +294,6 @@ class RedisSite(Site):
         self.lossy = self.keeps != "always"
         library = find_faketime() if random.random() < 0.3 else None
         self._clock = WallClock(library) if library else None
-        self.stops_clock = self._clock is not None
         options = ("appendonly no",) if self.keeps == "snapshot" else ("appendonly yes", f"appendfsync {self.keeps}")
         binary = None if self._clock else shutil.which("redis-server")
         self.server = Node(*options, binary=binary or str(find_server().path), clock=self._clock)
@@ -386,6 +386,7 @@ class RedisSite(Site):
         assert self._clock
         ahead = random.choice((0.5, -0.5, 20.0, -20.0))
         self.clock_slack_s += max(0.0, min(ahead, LOCK_DELAY_S))
+        self.clock_ahead_s = max(self.clock_ahead_s, abs(ahead))
         self._clock.set(ahead)
         time.sleep(random.uniform(0.5, 2.0))
         self._clock.set(0)
