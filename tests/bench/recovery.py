@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -26,6 +27,7 @@ from runlease.v1 import leases_pb2_grpc
 
 from tests.bench import listing, processes, report
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.nodes import Node
 
 _PROJECT = "recovery"
 #: Far beyond anything that counts as recovered.
@@ -75,11 +77,12 @@ def _holder(address: str, ttl_s: float) -> Iterator[Holder]:
         holder.close()
 
 
-def granted_after_s(address: str) -> float:
+def granted_after_s(address: str, ttl_s: float) -> float:
     """Acquire a new run; returns how long that took."""
     began = time.monotonic()
     with runlease.Client(address, timeout_s=_PATIENCE_S) as client:
-        grant = client.acquire(_PROJECT, f"r-{secrets.token_hex(5)}", nonce=secrets.token_hex(8), resume="allow")
+        name, nonce = f"r-{secrets.token_hex(5)}", secrets.token_hex(8)
+        grant = client.acquire(_PROJECT, name, nonce=nonce, resume="allow", ttl_s=ttl_s)
         took = time.monotonic() - began
         client.release(_PROJECT, grant.run.id, grant.fence)
     return took
@@ -128,6 +131,35 @@ def _note(found: Found, fault: str, holder: Holder) -> None:
         found.setdefault(f"{fault}: renewal", []).append(holder.renewed_after_s())
 
 
+def failovers(rounds: int) -> Found:
+    """The primary of three data nodes is killed or stopped dead; Sentinels that give it 1 s promote another."""
+    found: Found = {}
+    for ttl_s in (30.0, 5.0):
+        with processes.two_behind_sentinels(ttl_s) as both:
+            if both is None:
+                return found
+            site, coordinators = both
+            address = ",".join(each.address for each in coordinators)
+            for fault, bring in [("SIGKILL", Node.kill), ("SIGSTOP", Node.freeze)] * rounds:
+                what = f"{fault} of the primary, ttl and --max-ttl {ttl_s:g} s"
+                with _holder(address, ttl_s) as holder:
+                    before = site.primary
+                    bring(before)
+                    grants = found.setdefault(f"{what}: new grant", [])
+                    with _meanwhile(partial(_note_grant, grants, address, ttl_s)):
+                        _note(found, what, holder)
+                    if before.frozen:
+                        before.thaw()
+                    else:
+                        before.start()
+                    site.settle()
+    return found
+
+
+def _note_grant(grants: list[float], address: str, ttl_s: float) -> None:
+    grants.append(granted_after_s(address, ttl_s))
+
+
 def large_store(rounds: int) -> Found:
     """An embedded store with many runs is killed, alone and together with its coordinator."""
     found: Found = {}
@@ -160,7 +192,11 @@ def _files_mib(coordinator: CoordinatorProcess) -> float:
     return sum(file.stat().st_size for file in coordinator.data_dir.rglob("*.aof")) / 2**20
 
 
-SCENARIOS: dict[str, Callable[[int], Found]] = {"coordinators": coordinators, "large-store": large_store}
+SCENARIOS: dict[str, Callable[[int], Found]] = {
+    "coordinators": coordinators,
+    "failovers": failovers,
+    "large-store": large_store,
+}
 
 
 def main() -> None:

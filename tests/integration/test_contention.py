@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 from collections import Counter
 
+import pytest
 import runlease
 
+from tests.bench import crowd
 from tests.support.coordinator import CoordinatorProcess
 
 PROCESSES = 50
@@ -71,3 +74,9 @@ def test_one_of_fifty_gets_the_lease(coordinator: CoordinatorProcess, project: s
     with runlease.Client(coordinator.address) as client:
         run = client.get_run(project, "r")
     assert (run.state, run.attempt, len(run.attempts)) == ("finished", 1, 1)
+
+
+@pytest.mark.usefixtures("redis_binary")
+def test_five_hundred_have_their_turns_in_order_though_a_coordinator_dies() -> None:
+    """One holder at a time, each client once, first come, first served, under rising fences: `measure` fails else."""
+    assert len(asyncio.run(crowd.measure(500)).order) == 500
