@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import time
 import weakref
@@ -17,6 +18,7 @@ from runlease.settings import DEFAULT_COORDINATOR, read_environment
 from runlease.status import error_from
 
 _Response = TypeVar("_Response")
+_PORT = re.compile(r"[0-9]{1,5}")
 
 _given_up: weakref.WeakSet[grpc.Channel] = weakref.WeakSet()
 
@@ -91,7 +93,7 @@ def target(address: str) -> str:
     addresses = each_address(address)
     for part in addresses:
         host, _, port = part.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        if not host or not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
             raise InvalidArgument(f"{part!r} is no coordinator address: give HOST:PORT", field="coordinator")
     return addresses[0] if len(addresses) == 1 else _addresses_target(addresses)
 

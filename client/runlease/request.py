@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ DEFAULT_TTL_S = 30.0
 #: How long `init` tries to reach a coordinator that is away, in seconds.
 DEFAULT_CONNECT_TIMEOUT_S = 120.0
 MAX_GROUP = 128
+#: No more digits than any step has, leading zeros included: Python refuses to read thousands of them.
+_DIGITS = re.compile(r"[0-9]{1,20}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class HistoryPoint:
             InvalidArgument: it is not of that form; ``field`` names it.
         """
         run_id, marker, digits = text.partition("?_step=") if isinstance(text, str) else ("", "", "")
-        if not (run_id and marker and digits.isascii() and digits.isdigit()):
+        if not (run_id and marker and _DIGITS.fullmatch(digits)):
             raise InvalidArgument(
                 f'{field}={text!r}: give "RUN?_step=K", keeping up to and including step K', field=field
             )

@@ -41,6 +41,8 @@ from runlease.ids import MAX_ID_LENGTH, canonical_id
 
 _Detail = TypeVar("_Detail", bound=Message)
 _Code = grpc.StatusCode
+#: Digits of the largest uint64.
+_LONGEST_NUMBER = 20
 
 
 class Details:
@@ -76,7 +78,7 @@ class Details:
     def number(self, name: str) -> int:
         """Return a fact as a number, 0 where it is missing."""
         text = self.facts.get(name, "")
-        return int(text) if text.isdigit() else 0
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER else 0
 
     @property
     def holder(self) -> Holder | None:

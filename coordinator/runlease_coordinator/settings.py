@@ -258,7 +258,7 @@ def _check_listen(listen: str) -> None:
         raise StartupError(f"--listen {listen!r} is no HOST:PORT: give one, as in --listen 127.0.0.1:7373")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise StartupError(f"--listen {listen!r}: write an IPv6 address in brackets, as in --listen [::1]:7373")
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
         raise StartupError(f"--listen {listen!r}: the port {port!r} is no number from 0 to 65535")
 
 

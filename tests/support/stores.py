@@ -57,8 +57,9 @@ HOLDER = Holder(
 class LiveStore:
     """One embedded server and the store's operations over it, on an event loop in a thread of its own."""
 
-    def __init__(self, server_binary: str | None = None, *, lock_delay_us: int = 0) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))
+    def __init__(self, server_binary: str | None = None, *, lock_delay_us: int = 0, url: str = "") -> None:
+        """Start a server, or use the one of another `LiveStore` in another process, at its `url`."""
+        self.directory = Path(tempfile.mkdtemp(prefix="rl-", dir=None if url else "/tmp"))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="live-store", daemon=True)
         self._thread.start()
@@ -66,7 +67,9 @@ class LiveStore:
         with mock.patch.dict(os.environ, {"XDG_RUNTIME_DIR": str(self.directory)}):
             self.embedded = EmbeddedStore(self.directory / "data", server_binary)
         try:
-            self.run(self.embedded.start())
+            if not url:
+                self.run(self.embedded.start())
+            self.url = url or self.embedded.url
             self.store = self.connect()
             self.run(self.store.bootstrap("embedded", max_ttl_us=60_000_000, replicas=0))
         except BaseException:
@@ -97,13 +100,13 @@ class LiveStore:
 
     def connect(self) -> Store:
         """Return another coordinator's view of the store."""
-        store = Store(self.embedded.url)
+        store = Store(self.url)
         self.run(store.start())
         self._closers.append(store)
         return store
 
     def raw_client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.embedded.url, decode_responses=True)
+        return redis.Redis.from_url(self.url, decode_responses=True)
 
     def now_us(self) -> int:
         seconds, microseconds = self.raw.time()

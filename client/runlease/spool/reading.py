@@ -378,7 +378,7 @@ class Session:
 
 def _number(path: Path) -> int:
     digits = path.name.rpartition("-")[2]
-    return int(digits) if digits.isdigit() else 0
+    return int(digits) if digits.isascii() and digits.isdigit() else 0
 
 
 def _content(path: Path) -> bytes:

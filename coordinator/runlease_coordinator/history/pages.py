@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from runlease_coordinator.domain.errors import InvalidField
-from runlease_coordinator.domain.metrics import LogPosition
+from runlease_coordinator.domain.metrics import MAX_STEP, LogPosition
 from runlease_coordinator.domain.runs import Segment
 from runlease_coordinator.history.lineage import Stretch
 
@@ -76,10 +76,12 @@ def continued(now: Moment, query: str, token: str) -> tuple[Moment, Place]:
     """
     try:
         asked, origin, position, segments, place = json.loads(_unpacked(token))
-        counting = [Segment(int(a), int(s), str(writer), int(start), True) for a, s, writer, start in segments]
+        counting = [
+            Segment(_number(a), _number(s), str(writer), _number(start), True) for a, s, writer, start in segments
+        ]
         upto = LogPosition.parse(position)
         key, writer, given, step = place
-        start = Place(str(key), str(writer), int(given), int(step))
+        start = Place(str(key), str(writer), _number(given), _number(step))
     except (ValueError, TypeError, binascii.Error, zlib.error, RecursionError):
         raise InvalidField(_FIELD, _ALIEN) from None
     if asked != query:
@@ -93,6 +95,12 @@ def continued(now: Moment, query: str, token: str) -> tuple[Moment, Place]:
 def expired() -> InvalidField:
     """Return the refusal of a token whose place is not there any more."""
     return InvalidField(_FIELD, _CHANGED.format(why="points have expired"))
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value <= MAX_STEP:
+        raise ValueError("no number of a token")
+    return value
 
 
 def _unpacked(token: str) -> bytes:
