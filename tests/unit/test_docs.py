@@ -13,6 +13,7 @@ import pytest
 from runlease import cli
 from runlease_coordinator import settings as coordinator_settings
 from runlease_coordinator.store import keys
+from runlease_coordinator.store.refusals import REFUSALS
 
 from tests.support.coordinator import CoordinatorProcess
 
@@ -130,6 +131,16 @@ def test_decisions_are_numbered_without_gaps() -> None:
     numbers = [int(number) for number in re.findall(r"^(\d+)\. ", decisions, re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) >= 12
+
+
+def test_each_refusal_of_a_store_is_described() -> None:
+    table = (ROOT / "ARCHITECTURE.md").read_text().partition("What the store itself refuses")[2]
+    table = table.partition("anything else")[0]
+    said = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+    described = {word for row in said for word in re.findall(r"`([A-Z]+)`", row)}
+    assert described == REFUSALS.keys() | {"NOSCRIPT"}
+    for name in set(re.findall(r"`(test_\w+\.py)`", table)):
+        assert list((ROOT / "tests").glob(f"*/{name}")), f"{name} is not there"
 
 
 if __name__ == "__main__":

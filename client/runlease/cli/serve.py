@@ -21,6 +21,7 @@ Examples:
   runlease serve
   runlease serve --listen 127.0.0.1:0 --data-dir ./coordinator
   runlease serve --store redis://127.0.0.1:6379
+  runlease serve --store redis+sentinel://s1,s2,s3/runs --data-nodes 3
 
 Options can also come from the environment: RUNLEASE_LISTEN, RUNLEASE_STORE,
 RUNLEASE_DATA_DIR, RUNLEASE_HISTORY_URL, RUNLEASE_ARCHIVE_BYTES,
@@ -53,7 +54,11 @@ the options from RUNLEASE_MAX_TTL and RUNLEASE_DATA_NODES.
     metavar="ADDRESS",
     help="HOST:PORT (port 0 takes a free one) or unix:/PATH.  [default: 127.0.0.1:7373]",
 )
-@click.option("--store", metavar="URL", help="embedded, redis://, rediss:// or unix://.  [default: embedded]")
+@click.option(
+    "--store",
+    metavar="URL",
+    help="embedded, redis://, unix://, redis+sentinel:// or redis+cluster://; rediss... with TLS.  [default: embedded]",
+)
 @click.option("--data-nodes", type=int, metavar="N", help="Data nodes a shard of the store has.  [default: 1]")
 @click.option(
     "--durability",
