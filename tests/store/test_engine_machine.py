@@ -93,8 +93,9 @@ class Machine:
         self.sweeper = live.sweeper
         self.calls: Iterator[str] = iter(())
         self.numbers = itertools.count(1)
-        #: All fences that were ever told, by run; 1 never was.
-        self.fences: dict[str, list[int]] = {run_id: [1] for run_id in RUNS}
+        never = int(live.raw.hget(live.meta(project), "epoch") or 0)  # when the store was opened
+        #: All fences that were ever told, by run; the first never was.
+        self.fences: dict[str, list[int]] = {run_id: [never] for run_id in RUNS}
         self.last_event = ""
         self.before: dict[str, dict[str, str]] = {}
         self.seen: Counter[str] = Counter()
