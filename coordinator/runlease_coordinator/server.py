@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -14,6 +15,9 @@ from runlease_coordinator.memory import use_one_allocator
 from runlease_coordinator.settings import Settings
 
 log = logging.getLogger(__name__)
+
+#: Open files that a coordinator makes use of at most.
+_FILES = 65_536
 
 
 def serve(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -31,9 +35,24 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     if sys.platform == "win32":
         asyncio.run(_serve(settings, announce))
         return
+    _raise_file_limit()
     import uvloop
 
     uvloop.run(_serve(settings, announce))
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system does without asking: a shell's 1024 are used up by some hundred clients.
+
+    Each client has a connection for renewals and another one.
+    """
+    import resource  # not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -191,3 +194,19 @@ def test_an_unreachable_store_is_said(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "cannot use the store" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_more_clients_than_a_shell_allows_open_files(start_coordinator: StartCoordinator, project: str) -> None:
+    """Given a soft limit of 128 files, when 200 connections are open, then the next client is served as well."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        coordinator = start_coordinator()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    host, _, port = coordinator.address.rpartition(":")
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+        with runlease.Client(coordinator.address) as client:
+            assert client.acquire(project, "r", nonce="n", resume="allow").fence
