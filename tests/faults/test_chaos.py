@@ -22,3 +22,14 @@ def test_seeds(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 failed, 0 could not be played" in done.stdout
     assert " 0 lost, 0 doubled" in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_a_rule_that_is_broken_is_found(tmp_path: Path) -> None:
+    """Given a client whose deadline counts from the answer, then a seed fails, and says by which answer."""
+    command = [sys.executable, "-m", "tests.faults.chaos", "--variant", "deadline_from_receipt", "--seed", "3"]
+    command += ["--topology", "embedded", "--seeds", "1", "--fault-seconds", "4", "--keep", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "I8: " in done.stdout
+    assert "too long" in (tmp_path / "deadline_from_receipt-embedded-3" / "REPORT").read_text()

@@ -193,6 +193,8 @@ def test_first_come_first_served() -> None:
     slow = [first[0], grant(40, 13, 14, nonce="n1")]
     later = [wait(3.5, 12, "n2", 2), grant(30, 12, 12.5, nonce="n2")]
     assert not [*leases.first_come_first_served(History(calls=[*slow, *later]), STRICT)]
+    last = [wait(1, 3, "n1", 1, last=True), *first[1:]]
+    assert not [*leases.first_come_first_served(History(calls=[*last, *second]), STRICT)]
     gave_up = [*first[:3]]
     assert not [*leases.first_come_first_served(History(calls=[*gave_up, *second]), STRICT)]
 

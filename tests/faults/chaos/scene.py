@@ -23,7 +23,7 @@ from runlease.clock import suspend_aware
 from runlease.exceptions import RunleaseError
 from runlease_coordinator.store.keys import partition_keys, partition_of
 
-from tests.faults.chaos.sites import LOCK_DELAY_S, MAX_TTL_S, Site, make_site
+from tests.faults.chaos.sites import LOCK_DELAY_S, MAX_TTL_S, make_site
 from tests.faults.chaos.trainer import FINISH_S, Wish
 from tests.faults.history import final
 from tests.faults.history.check import check
@@ -366,6 +366,3 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         for line in path.read_text().splitlines():
             with contextlib.suppress(ValueError):
                 yield json.loads(line)
-
-
-__all__ = ["Outcome", "Scene", "Site"]

@@ -19,8 +19,11 @@ from typing import Any
 import runlease
 import runlease.lease
 from runlease.channel import open_channel
+from runlease.clock import suspend_aware
 from runlease.exceptions import CoordinatorUnavailable, LeaseLost, RunleaseError
 from runlease.records import OUTCOMES
+from runlease.spool import find_sessions
+from runlease.sync import Result, Synchronizer
 from runlease.writer import LogWriter
 
 from tests.faults.history.recorder import Recorder, Sampler, install
@@ -142,13 +145,13 @@ class Process:
             self.recorder.write("rewind", step=step)
             run.rewind(step)
         elif dice < 0.05 and commits and not run.member:
-            if run.flush(1.0) and self.recorder_says_all(run):
+            if run.flush(1.0) and self._tells_all(run):
                 self.recorder.write("durable", steps=list(commits))
             commits.clear()
         elif dice < 0.055:
             self._fork(run)
 
-    def recorder_says_all(self, run: runlease.Run) -> bool:
+    def _tells_all(self, run: runlease.Run) -> bool:
         """Tell what was acknowledged; returns whether that is all, as `flush` said."""
         stats = run.stats()
         self.recorder.write("told", **dataclasses.asdict(stats))
@@ -195,7 +198,7 @@ class Process:
     def probe(self) -> None:
         """Take one run within the bound, once; what it logs must be there, too."""
         project, run_id = self.wish.runs[0].split("/")
-        began = self.recorder_now()
+        began = suspend_aware()
         took = None
         with contextlib.suppress(RunleaseError):
             bound = self.wish.bound_s
@@ -207,7 +210,7 @@ class Process:
                 wait=bound + 5,
                 connect_timeout=bound + 5,
             )
-            took = self.recorder_now() - began
+            took = suspend_aware() - began
             facts = {"fence": run.fence, "writer": "main", "number": 1}
             self.recorder.write("life", run=self.wish.runs[0], journaled=False, **facts)
             row = {"x": float(self.wish.number * _VALUES)}
@@ -218,15 +221,8 @@ class Process:
             self.recorder.write("end", delivered=delivered, lost=False)
         self.recorder.write("probed", run=self.wish.runs[0], took=took, bound=self.wish.bound_s)
 
-    def recorder_now(self) -> float:
-        """Return the time that records bear."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
     def sync(self) -> None:
         """Deliver what all others have left."""
-        from runlease.spool import find_sessions
-        from runlease.sync import Result, Synchronizer
-
         found = find_sessions(Path(os.environ["RUNLEASE_DIR"]))
         results = [(session, Result.of(session)) for session in found.sessions]
         with Synchronizer(

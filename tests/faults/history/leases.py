@@ -141,12 +141,16 @@ def _in_place(calls: list[Call], asked: float, grant: Call) -> list[Call]:
     """Return what shows that a waiter was before the one granted, all the time until then; else nothing."""
     before = sorted((call for call in calls if call.began < grant.ended), key=lambda call: call.began)
     goes_on = any(call.began >= grant.ended or call.result == "ok" for call in calls)
-    told = [call for call in before if call.answer.get("place") and call.ended < asked]
+    # Behind the last call of a wait the place is given up, though a lock-delay may be waited out by another one.
+    told = [call for call in before if call.answer.get("place") and call.ended < asked and not call.asked.get("last")]
     if not told or any(call.result == "unknown" for call in before):
         return []
     after = [call for call in before if call.began >= told[0].began]
     last = after[-1]
-    waits_on = all(call.answer.get("kind") == "LeaseHeld" and call.answer.get("place") for call in after[:-1])
+    waits_on = all(
+        call.answer.get("kind") == "LeaseHeld" and call.answer.get("place") and not call.asked.get("last")
+        for call in after[:-1]
+    )
     in_flight = last.ended > grant.ended and last.answer.get("kind") in ("LeaseHeld", None)
     lively = all(
         later.began - earlier.began < _PLACE_S for earlier, later in zip(after, [*after[1:], grant], strict=True)

@@ -76,6 +76,7 @@ def _question(request: Any) -> dict[str, Any] | None:
     match request:
         case leases_pb2.AcquireRequest():
             facts = {"nonce": request.nonce, "member": request.member, "sync": request.sync, "wait": request.wait_ms}
+            facts["last"] = request.last_call
             return {"m": "acquire", "run": run, "proof": request.proof_of_death.fence, **facts}
         case leases_pb2.RenewRequest():
             return {"m": "renew", "run": run, "fence": request.fence, "held": request.held_by_own_clock}
