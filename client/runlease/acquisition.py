@@ -156,12 +156,14 @@ class PatientAcquirer:
         left_s = self._held_until - now
         if error.in_lock_delay:  # always waited out
             left_s = max(left_s, error.retry_after_s + 1.0)
-        if left_s <= 0:
-            if not error.place or self._message.last_call:
-                return False
-            left_s = 0.001  # one more look, which gives the place up: those behind it would wait for its end
+        gives_up = left_s <= 0
+        if gives_up and (not error.place or self._message.last_call):
+            return False
         holder = error.holder
         self._plan_wait(left_s, local=holder is not None and holder.boot_id == self._this.boot_id != "")
+        # A look of its own gives the place up, which others would wait for. No call before it does: a lock-delay may
+        # follow, and it is waited out in this place.
+        self._message.last_call = gives_up
         self._say(error)
         return True
 
@@ -170,8 +172,7 @@ class PatientAcquirer:
 
     def _plan_wait(self, left_s: float, *, local: bool) -> None:
         call_s = min(left_s, _WAIT_BESIDE_HOLDER_S if local else _WAIT_A_CALL_S)
-        self._message.wait_ms = max(1, milliseconds(call_s, "wait"))
-        self._message.last_call = call_s >= left_s
+        self._message.wait_ms = milliseconds(max(0.001, call_s), "wait")
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
