@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import runlease
@@ -13,6 +14,7 @@ from runlease_coordinator.store.keys import run_keys
 from runlease_coordinator.store.scripts import Script
 from runlease_coordinator.store.store import Store
 
+from tests.support.cli import Cli
 from tests.support.clusters import ClusterSite
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.nodes import Node
@@ -169,3 +171,42 @@ def test_one_node_of_a_cluster_and_a_server_that_is_in_none_are_refused(site: Cl
             assert "Traceback" not in refused.stderr
     finally:
         alone.close()
+
+
+def test_commands_see_all_nodes(
+    site: ClusterSite, start_coordinator: Callable[..., CoordinatorProcess], tmp_path: Path
+) -> None:
+    """Lists, events and watching span projects at different nodes, also after one of the nodes was replaced."""
+    bootstrap(site.url)
+    coordinator = start_coordinator("--store", site.url, "--history-url", str(tmp_path), "--archive-after", "0")
+    cli = Cli(coordinator.env)
+    projects: dict[str, str] = {}
+    for name in map(str, range(100)):
+        projects.setdefault(site.owner(run_keys(name, "r").log).address, name)
+    assert len(projects) == 3
+
+    def train(run_id: str) -> None:
+        for project in projects.values():
+            with runlease.init(project=project, id=run_id, coordinator=coordinator.address) as run:
+                run.log({"loss": 1.0}, step=0)
+
+    with runlease.Client(coordinator.address, timeout_s=30) as client:
+        moments = client.watch()
+        train("before")
+        seen = set()
+        while len(seen) < 3:
+            if (event := next(moments)).kind == "released":
+                seen.add(event.project)
+        moments.close()
+        listed = cli.json("ls")
+        assert {(run["project"], run["id"]) for run in listed} == {(name, "before") for name in projects.values()}
+        site.failover(site.owner(LOG))
+        listed = cli.json("ls")
+        assert {run["project"] for run in listed} == set(projects.values())
+        for name in projects.values():
+            assert name in cli("show", f"{name}/before").stdout
+            assert "released" in cli("events", name).stdout
+        # Each part of the archive is found, wherever its manifest lies.
+        until(lambda: all(list(tmp_path.rglob(f"{name}/**/part-*.parquet")) for name in projects.values()))
+        for name in projects.values():
+            assert [row.value for row in client.history(name, "before", keys=["loss"]).rows()] == [1.0]

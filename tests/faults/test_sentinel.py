@@ -33,8 +33,10 @@ def test_a_training_goes_on_with_the_primary_that_is_named_next(
     start_coordinator: Callable[..., CoordinatorProcess],
     start_puppet: Callable[..., Puppet],
 ) -> None:
-    subprocess.run([sys.executable, "-m", "runlease", "bootstrap", site.url], check=True, capture_output=True)
-    coordinator = start_coordinator("--store", site.url)
+    settings = ("--data-nodes", "3")
+    command = [sys.executable, "-m", "runlease", "bootstrap", *settings, site.url]
+    subprocess.run(command, check=True, capture_output=True)
+    coordinator = start_coordinator("--store", site.url, *settings)
     trainer = start_puppet(coordinator)
     granted = trainer.call("init", project="p", id="r", resume="allow", ttl=20)
     trainer.call("train", start=0, stop=1000)

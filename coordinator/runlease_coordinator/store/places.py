@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 #: How long those are waited for that do not answer at all, if most of the others have not answered either.
 ASK_TIMEOUT_S = 1.0
+_CONNECT_TIMEOUT_S = 2.0
 #: Several connections that doubt at once ask once.
 _ASK_EVERY_S = 0.2
 #: What fails when a server is away, refuses its caller, or answers something else than was asked for.
@@ -111,11 +112,15 @@ class Primary:
         await self.look()
         if self._address is None:
             raise RedisConnectionError(f"no Sentinel names a primary of {self._url.service}: {self._why_not}")
-        connection = await Server(self._url.node(*self._address)).connect()
+        # Not for longer: a server that is frozen while it is connected to may be replaced meanwhile.
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            return await self._connect(*self._address)
+
+    async def _connect(self, host: str, port: int) -> AbstractConnection:
+        connection = await Server(self._url.node(host, port)).connect()
         try:
             # A server that was just promoted, or is demoted while it restarts, may not know of it yet.
             if b"role:master" not in await command(connection, "INFO", "replication"):
-                host, port = self._address
                 raise RedisConnectionError(f"{host}:{port}, which the Sentinels name, is not a primary (yet)")
         except BaseException:
             await connection.disconnect(nowait=True)
