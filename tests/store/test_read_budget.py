@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 from runlease_coordinator.domain.errors import Overloaded
 from runlease_coordinator.domain.metrics import Series
-from runlease_coordinator.history import budget as budget_module
+from runlease_coordinator.history import hot
 from runlease_coordinator.history.archive import ArchivedLog
 from runlease_coordinator.history.budget import ReadBudget
 from runlease_coordinator.history.reads import HistoryReader, Query
@@ -112,17 +112,16 @@ def test_who_waits_too_long_is_told_to_come_back(live: LiveStore, history: str, 
     live.run(story())
 
 
-def test_so_many_at_once_and_no_more(live: LiveStore, history: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget_module, "_AT_ONCE", 2)
-
+def test_what_is_on_its_way_counts_before_it_comes(live: LiveStore, history: str) -> None:
+    # Given room for the pages of two reads that go on, and for all that they hold.
     async def story() -> None:
-        budget = ReadBudget(patience_s=60)  # memory for all
-        reading = reading_of(live, history, budget)
-        async with begun(reading):
-            async with begun(reading):
-                third = asyncio.create_task(points(reading))
-                await asyncio.to_thread(until, lambda: budget.waiting == 1)
-                assert not third.done()
+        budget = ReadBudget(2 * hot._ON_THE_WAY_BYTES + 3 * WHOLE, patience_s=60)
+        with budget.read() as one, budget.read() as other:
+            for share in (one, other):
+                await share.take(hot._ON_THE_WAY_BYTES)
+            third = asyncio.create_task(points(reading_of(live, history, budget)))
+            await asyncio.to_thread(until, lambda: budget.waiting == 1)
+            other.give_back(hot._ON_THE_WAY_BYTES)
             assert await third == ENTRIES * ROWS
 
     live.run(story())

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from runlease_coordinator.domain.errors import Overloaded
 from runlease_coordinator.domain.metrics import Batch
 
-#: Reads that go on at once: each has a page or two on its way that is not counted yet.
-_AT_ONCE = 64
 #: How long a read waits for room, in seconds, before its caller is told to come back.
 _PATIENCE_S = 20.0
 _RETRY_AFTER_MS = 2000
@@ -26,13 +24,12 @@ class Share:
         self._budget = budget
         self.bytes = 0
 
-    async def take(self, batches: Iterable[Batch]) -> None:
-        """Count batches that were read, once there is room for them.
+    async def take(self, size: int) -> None:
+        """Count so many bytes, once there is room for them.
 
         Raises:
             Overloaded: none came free in time.
         """
-        size = size_of(batches)
         await self._budget.room(self, size)
         self.bytes += size
         self._budget.taken += size
@@ -87,8 +84,7 @@ class ReadBudget:
         """
 
         def fits() -> bool:
-            place = self._open.index(share)
-            return place == 0 or (place < _AT_ONCE and self.bytes + size <= self._most_bytes)
+            return self._open[0] is share or self.bytes + size <= self._most_bytes
 
         try:
             async with asyncio.timeout(self._patience_s):

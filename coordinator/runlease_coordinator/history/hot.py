@@ -7,12 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from runlease_coordinator.domain.metrics import Batch, LogPosition
-from runlease_coordinator.history.budget import Share
+from runlease_coordinator.history.budget import Share, size_of
 from runlease_coordinator.history.decode import decode
 from runlease_coordinator.history.gather import Gatherer, is_small
 from runlease_coordinator.history.selection import Selection
 from runlease_coordinator.history.workers import Workers
 from runlease_coordinator.store.metrics import LogEntry, MetricStore
+
+#: What a read of a stream has on its way: a page that is decoded and the next one, with what is made of them.
+_ON_THE_WAY_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class HotLog:
         found: list[Page] = []
         if selection.upto <= selection.after:
             return found
+        await share.take(_ON_THE_WAY_BYTES)
         raw_pages = aiter(self._metrics.pages(project, canonical_id, selection.after, selection.upto))
         coming = asyncio.ensure_future(anext(raw_pages, None))
         try:
@@ -50,13 +54,14 @@ class HotLog:
                 coming = asyncio.ensure_future(anext(raw_pages, None))
                 batches = await self._workers.run(batches_of, entries, attempt_of, selection)
                 if batches:
-                    await share.take(batches)
+                    await share.take(size_of(batches))
                     found.append(Page(entries[0].position, entries[-1].position, batches))
         finally:
             coming.cancel()
             await asyncio.wait((coming,))  # what became of it does not matter: it ended above, or nobody asks
             if not coming.cancelled():
                 coming.exception()
+            share.give_back(_ON_THE_WAY_BYTES)
         return found
 
 

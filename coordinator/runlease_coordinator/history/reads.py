@@ -89,7 +89,6 @@ class HistoryReader:
             InvalidField: ``start`` is not there any more.
         """
         with self._budget.read() as share:
-            await share.take(())
             async for one in self._series(moment, query, start, share):
                 yield one
 
@@ -150,7 +149,7 @@ class HistoryReader:
         found: list[Batch] = []
         if archived > selection.after:
             async for portion in self._archive.batches(project, run, selection.until(archived)):
-                await share.take(portion)
+                await share.take(size_of(portion))
                 found += portion
         return found + [batch for page in pages if page.first > archived for batch in page.batches]
 

@@ -15,7 +15,7 @@ from runlease_coordinator.store.store import Store
 
 #: Entries of one read: pages of about 4 MiB, whatever the size of the batches. Few at first, since one may have 16 MiB,
 #: and never so many that large ones behind small ones would fill the memory.
-_FIRST_PAGE, _LARGEST_PAGE, _PAGE_BYTES = 16, 512, 4 << 20
+_FIRST_PAGE, _LARGEST_PAGE, _PAGE_BYTES = 4, 512, 4 << 20
 #: What of a log no failover may take back once it is acknowledged.
 _MARKS = (EntryKind.COMMIT, EntryKind.REWIND, EntryKind.END)
 
