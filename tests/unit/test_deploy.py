@@ -20,8 +20,11 @@ from runlease.cli.serve import serve
 from runlease.client import Client
 from runlease_coordinator.doctor.commands import CLUSTER_COMMANDS, COMMANDS
 from runlease_coordinator.settings import Settings, settings_from_env
+from runlease_coordinator.store.keys import run_keys
 
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.nodes import Node
+from tests.support.redis import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -213,6 +216,31 @@ def test_a_store_under_redis_conf_is_taken(configured_redis: str) -> None:
             assert client.release("deploy", "one", grant.fence) == "finished"
     finally:
         coordinator.close()
+
+
+def test_stores_under_replicated_conf_have_each_grant_on_a_replica(redis_binary: str) -> None:
+    started: list[Node] = []
+    try:
+        for _ in range(3):
+            files = (f"include {DEPLOY / name}" for name in ("redis.conf", "replicated.conf"))
+            port = free_port()
+            started.append(Node(*files, f"port {port}", binary=redis_binary, port=port))
+        primary, *replicas = started
+        for replica in replicas:
+            replica.follow(primary)
+        runlease = [sys.executable, "-m", "runlease"]
+        subprocess.run([*runlease, "bootstrap", "--data-nodes", "3", primary.tcp_url], check=True, capture_output=True)
+        coordinator = CoordinatorProcess("--store", primary.tcp_url, "--data-nodes", "3")
+        try:
+            with Client(coordinator.start().address) as client:
+                fence = client.acquire("deploy", "one", nonce="n" * 32).fence
+            key = run_keys("deploy", "one").run
+            assert [node.ask("HGET", key, "fence") for node in started].count(str(fence)) >= 2
+        finally:
+            coordinator.close()
+    finally:
+        for node in started:
+            node.close()
 
 
 def test_ci_runs_the_readme_s_test_command() -> None:
