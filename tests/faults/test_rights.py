@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -94,6 +95,12 @@ def test_the_example_of_a_user_has_all_rights_that_a_coordinator_needs(
     clients = "".join(node.ask("CLIENT", "LIST") for node in nodes)
     assert set(re.findall(r" name=runlease-coordinator .* user=(\S+)", clients)) == {"runlease"}
     assert not re.search("Traceback|lost|change-me", coordinator.log.read_text())
+    # Doctor needs no more: what this user may not read, CONFIG, is a warning.
+    doctor = json.loads(run("doctor", "-o", "json", "--store", url).stdout)
+    verdicts = {(check["name"], check["verdict"]) for check in doctor["checks"]}
+    assert {("permissions", "ok"), ("opened", "ok"), ("role", "ok"), ("write", "ok")} <= verdicts
+    unread = [check["seen"] for check in doctor["checks"] if check["name"] == "packing"]
+    assert set(unread) == {"cannot be read"}
     refused = run("serve", "--store", url.replace("change-me@", "falsch@"))
     assert refused.returncode == 2
     assert "falsch" not in refused.stderr

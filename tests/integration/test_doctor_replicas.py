@@ -168,7 +168,7 @@ def test_a_cluster(cli: Cli) -> None:
     try:
         report = Report(cli, site.url, status=1)  # it was never opened
         assert report.not_ok() == {("opened", "error")}
-        assert report["coverage"][1] == "state ok, 16384 of 16384 slots assigned, 0 failed"
+        assert report["coverage"][1] == "16384 of 16384 slots are served"
         assert sum(each["name"] == "permissions" for each in report.checks) == 3
         report = Report(cli, site.nodes[0].tcp_url, status=1)
         assert report["role"] == ("error", "is a node of a cluster, which has only a part of the partitions")

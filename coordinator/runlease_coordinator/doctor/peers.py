@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
-from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from runlease_coordinator.doctor.survey import Sentinels
-from runlease_coordinator.store.keys import partition_keys
+from runlease_coordinator.store.cluster import Node, nodes_of
 from runlease_coordinator.storeurl import StoreUrl
 
 _Address = tuple[str, int]
@@ -47,10 +45,8 @@ def ask_sentinels(url: StoreUrl, link: Callable[[str], redis.Redis]) -> tuple[_A
     return (str(newest["ip"]), int(newest["port"])), sentinels
 
 
-def ask_cluster(
-    url: StoreUrl, connect: Callable[[str, int], redis.Redis]
-) -> tuple[list[_Address], Callable[[int], int], dict[str, str]]:
-    """Return the primaries, which of them has a partition (-1: none), and CLUSTER INFO.
+def ask_cluster(url: StoreUrl, connect: Callable[[str, int], redis.Redis]) -> list[Node]:
+    """Return the primaries that serve slots, as the first node that answers describes them.
 
     Raises:
         RedisError: no node answers.
@@ -59,23 +55,12 @@ def ask_cluster(
     for host, port in url.servers:
         try:
             with connect(host, port) as node:
-                info = {str(name): str(value) for name, value in node.cluster("INFO").items()}
-                # In two words: what redis-py makes of the answer differs by version.
-                slots = node.execute_command("CLUSTER", "SLOTS")
+                # The text itself: what redis-py makes of it differs by version, and leaves the epochs out.
+                text = node.execute_command("CLUSTER", "NODES")
         except (RedisError, OSError) as error:
             why_not = error
             continue
-        ranges = [(int(first), int(last), _heard(primary, host)) for first, last, primary, *_ in slots]
-        primaries = sorted({primary for _, _, primary in ranges})
-        return primaries, partial(_shard_of, primaries, ranges), info
+        tls = url.node(host, port).startswith("rediss:")
+        nodes = nodes_of(text, (host, port), tls=tls)
+        return sorted((node for node in nodes if node.slots), key=lambda node: node.address)
     raise why_not
-
-
-def _heard(address: Any, asked: str) -> _Address:
-    host, port = address[:2]
-    return (host or asked), int(port)  # a node that does not know its own address leaves it out
-
-
-def _shard_of(primaries: Sequence[_Address], ranges: Sequence[tuple[int, int, _Address]], partition: int) -> int:
-    slot = key_slot(partition_keys(partition).meta.encode())
-    return next((primaries.index(at) for first, last, at in ranges if first <= slot <= last), -1)

@@ -104,6 +104,15 @@ class Sentinels:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slots:
+    """Who serves the slots of a cluster."""
+
+    served: int
+    failing: Sequence[str]
+    """Primaries that do not answer the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """A store."""
 
@@ -119,8 +128,7 @@ class Survey:
     """Data nodes a shard, as the caller says."""
 
     sentinels: Sentinels | None = None
-    cluster: Mapping[str, str] | None = None
-    """CLUSTER INFO."""
+    cluster: Slots | None = None
 
     @property
     def wait_replicas(self) -> int:

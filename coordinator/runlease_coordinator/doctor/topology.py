@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from runlease.doctor.finding import Finding
 
-from runlease_coordinator.doctor.survey import Sentinels, Survey
+from runlease_coordinator.doctor.survey import Sentinels, Slots, Survey
 
 _SLOTS = 16384
 #: Fewer than this, and the loss of one stops all failovers: a majority must agree.
@@ -52,11 +52,11 @@ def _named(sentinels: Sentinels) -> Finding:
     return Finding(where, "named", "ok", seen)
 
 
-def _coverage(cluster: Mapping[str, str]) -> Finding:
-    assigned, state = int(cluster.get("cluster_slots_assigned", 0)), cluster.get("cluster_state", "?")
-    failed = int(cluster.get("cluster_slots_fail", 0))
-    seen = f"state {state}, {assigned} of {_SLOTS} slots assigned, {failed} failed"
-    if state == "ok" and assigned == _SLOTS and not failed:
+def _coverage(cluster: Slots) -> Finding:
+    seen = f"{cluster.served} of {_SLOTS} slots are served"
+    if cluster.failing:
+        seen += f"; failing: {', '.join(cluster.failing)}"
+    if cluster.served == _SLOTS:
         return Finding("cluster", "coverage", "ok", seen)
     return Finding("cluster", "coverage", "error", seen, "see `redis-cli --cluster check HOST:PORT`")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -21,7 +21,7 @@ from runlease.redaction import redact_url, without_secrets
 
 from runlease_coordinator.doctor.commands import commands
 from runlease_coordinator.doctor.peers import ask_cluster, ask_sentinels
-from runlease_coordinator.doctor.survey import Node, Partition, Shard, Survey, Write
+from runlease_coordinator.doctor.survey import Node, Partition, Shard, Slots, Survey, Write
 from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.settings import StartupError
 from runlease_coordinator.store.keys import PARTITIONS, partition_keys
@@ -65,7 +65,7 @@ def visit(url: str, *, embedded: bool = False, data_nodes: int | None = None) ->
         raise StartupError(f"--store {redact_url(url)}: {without_secrets(str(error), url)}") from None
     try:
         if several is None:
-            shards, partitions = _look([("", 0)], lambda number: 0, connect, data_nodes)
+            shards, partitions = _look({("", 0): range(PARTITIONS)}, connect, data_nodes)
             return Survey(
                 kind="embedded" if embedded else "standalone",
                 url=redact_url(url),
@@ -76,10 +76,15 @@ def visit(url: str, *, embedded: bool = False, data_nodes: int | None = None) ->
         sentinels = cluster = None
         if several.kind == "sentinel":
             primary, sentinels = ask_sentinels(several, lambda each: _connector(each)("", 0))
-            shards, partitions = _look([primary], lambda number: 0, connect, data_nodes)
+            shards, partitions = _look({primary: range(PARTITIONS)}, connect, data_nodes)
         else:
-            primaries, shard_of, cluster = ask_cluster(several, connect)
-            shards, partitions = _look(primaries, shard_of, connect, data_nodes)
+            nodes = ask_cluster(several, connect)
+            cluster = Slots(
+                served=sum(last - first + 1 for node in nodes if node.fit for first, last in node.slots),
+                failing=tuple(f"{host}:{port}" for host, port in (node.address for node in nodes if not node.fit)),
+            )
+            served = {node.address: list(node.partitions()) for node in nodes if node.fit}
+            shards, partitions = _look(served, connect, data_nodes)
         return Survey(
             kind=several.kind,
             url=redact_url(url),
@@ -115,16 +120,13 @@ def _connector(url: str) -> Connect:
 
 
 def _look(
-    primaries: Sequence[tuple[str, int]],
-    shard_of: Callable[[int], int],
-    connect: Connect,
-    data_nodes: int | None,
+    primaries: Mapping[tuple[str, int], Sequence[int]], connect: Connect, data_nodes: int | None
 ) -> tuple[list[Shard], list[Partition]]:
-    """Return what each primary's shard is like, and each partition at the primary that has it."""
+    """Return what the shard of each primary is like, and the partitions that it serves."""
     shards, partitions = [], []
-    for at, (host, port) in enumerate(primaries):
+    for at, ((host, port), numbers) in enumerate(primaries.items()):
         with connect(host, port) as link:
-            own = [_partition(link, number, at) for number in range(PARTITIONS) if shard_of(number) == at]
+            own = [_partition(link, number, at) for number in numbers]
             shards.append(_shard(link, connect, data_nodes, own))
             partitions += own
     return shards, partitions

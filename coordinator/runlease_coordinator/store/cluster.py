@@ -97,14 +97,14 @@ class Cluster:
                     self._epochs[partition] = node.epoch
                     self._owners[partition] = node.address
 
-    async def _ask(self, server: Server, address: Address) -> list[_Node]:
+    async def _ask(self, server: Server, address: Address) -> list[Node]:
         connection = await server.connect()
         try:
             text = (await command(connection, "CLUSTER", "NODES")).decode()
         finally:
             await connection.disconnect(nowait=True)
         tls = self.url.node(*address).startswith("rediss:")
-        return [node for line in text.splitlines() if (node := _node(line.split(), address, tls=tls))]
+        return nodes_of(text, address, tls=tls)
 
     # As a place: wake-ups are published at all nodes, whoever's script does it.
 
@@ -121,23 +121,30 @@ class Cluster:
         return self.has_left((connection.host, connection.port))  # type: ignore[attr-defined]
 
 
-class _Node:
+class Node:
     """A primary as one of the nodes describes it, or an address at which others can be asked."""
 
     def __init__(self, address: Address, epoch: int, slots: list[tuple[int, int]], *, fit: bool) -> None:
+        """Take what a line says; ``fit``: a primary that is not failing."""
         self.address = address
         self.epoch = epoch
         self.slots = slots
         self.fit = fit
 
     def partitions(self) -> Iterator[int]:
+        """Yield the partitions whose slots it serves."""
         for partition in range(PARTITIONS):
             slot = slot_of(partition)
             if any(first <= slot <= last for first, last in self.slots):
                 yield partition
 
 
-def _node(words: list[str], asked: Address, *, tls: bool) -> _Node | None:
+def nodes_of(text: str, asked: Address, *, tls: bool) -> list[Node]:
+    """Read what a node, which was reached at an address, answers to CLUSTER NODES."""
+    return [node for line in text.splitlines() if (node := _node(line.split(), asked, tls=tls))]
+
+
+def _node(words: list[str], asked: Address, *, tls: bool) -> Node | None:
     """Read a line of CLUSTER NODES: ID, HOST:PORT@BUS[,NAME], flags, primary, ping, pong, epoch, link, slots."""
     _, where, flags, _, _, _, epoch, _, *slots = words
     if {"noaddr", "handshake"} & set(flags.split(",")):
@@ -149,7 +156,7 @@ def _node(words: list[str], asked: Address, *, tls: bool) -> _Node | None:
         host = name
     ranges = [part.partition("-") for part in slots if not part.startswith("[")]
     primary = "master" in flags
-    return _Node(
+    return Node(
         (host or asked[0], int(port)),
         int(epoch),
         [(int(first), int(last or first)) for first, _, last in ranges] if primary else [],
