@@ -10,9 +10,9 @@ import contextlib
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import pytest
@@ -21,11 +21,13 @@ from runlease.channel import open_channel
 from runlease.status import error_from
 from runlease.v1 import metrics_pb2, metrics_pb2_grpc, runs_pb2
 
+from tests.support.clock import WallClock
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.decisions import decided, is_granted
 from tests.support.proxy import TO_SERVER, Proxy
 from tests.support.puppet import Puppet
 from tests.support.redis import RedisServer, Snapshot, free_port
-from tests.support.trio import Trio, end_quarantine
+from tests.support.replicaset import ReplicaSet, end_quarantine
 from tests.support.wait import until
 
 #: Of traces in which a lease has to last for as long as their steps take on a slow machine.
@@ -35,55 +37,6 @@ SHORT_TTL_S = 5
 
 def variants(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("variant", [None, name], ids=["built", name])
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def start_trio(stack: ExitStack, redis_binary: str) -> Callable[..., Trio]:
-    def start(max_ttl_s: int, variant: str | None) -> Trio:
-        return stack.enter_context(contextlib.closing(Trio(redis_binary, max_ttl_s=max_ttl_s, variant=variant)))
-
-    return start
-
-
-@pytest.fixture
-def start_puppet_at(stack: ExitStack) -> Callable[..., Puppet]:
-    def start(coordinator: CoordinatorProcess, address: str | None = None) -> Puppet:
-        environment = coordinator.env | ({"RUNLEASE_COORDINATOR": address} if address else {})
-        return stack.enter_context(contextlib.closing(Puppet(environment)))
-
-    return start
-
-
-_Answer = TypeVar("_Answer")
-
-
-def decided(call: Callable[[], _Answer]) -> _Answer | str:
-    """Repeat a call until the store decides; returns its answer, or why it decides nothing after a loss of data."""
-    answers: list[_Answer | str] = []
-
-    def answered() -> bool:
-        try:
-            answers.append(call())
-        except runlease.CoordinatorUnavailable as error:
-            if error.reason in ("QUARANTINE", "UNCONFIRMED"):
-                answers.append(error.reason)
-        return bool(answers)
-
-    until(answered)
-    return answers[0]
-
-
-def is_granted(coordinator: CoordinatorProcess) -> bool:
-    """Ask for the run as somebody else; returns whether it is granted, where only a quarantine is to refuse it."""
-    nonce = secrets.token_hex(8)
-    with runlease.Client(coordinator.address, timeout_s=0.5) as client:
-        return decided(lambda: client.acquire("p", "r", nonce=nonce, resume="allow")) != "QUARANTINE"
 
 
 def goes_on(holder: Puppet, coordinator: CoordinatorProcess, granted: dict[str, Any]) -> None:
@@ -99,24 +52,24 @@ def goes_on(holder: Puppet, coordinator: CoordinatorProcess, granted: dict[str, 
 
 @variants("no_wait")
 def test_a_frozen_primary_that_accepts_writes_long_after_its_link_was_cut(
-    variant: str | None, start_trio: Callable[..., Trio], start_puppet_at: Callable[..., Puppet]
+    variant: str | None, start_replicas: Callable[..., ReplicaSet], start_puppet_at: Callable[..., Puppet]
 ) -> None:
-    trio = start_trio(SHORT_TTL_S, variant)
-    old, new, third = trio.nodes
-    holder = start_puppet_at(trio.serve(old))
+    replicas = start_replicas(SHORT_TTL_S, variant)
+    old, new, third = replicas.nodes
+    holder = start_puppet_at(replicas.serve(old))
     holder.call("init", project="p", id="r", resume="allow")
     # Given a primary whose links are lost, frozen while another one is promoted,
     for replica in (new, third):
-        trio.lose(replica)
+        replicas.lose(replica)
     old.freeze()
     new.promote()
-    trio.follow(third, new)
+    replicas.follow(third, new)
     old.thaw()
     # which goes on taking writes, and counts its replicas as online,
     assert old.ask("SET", "somewhere", "something")
     assert old.info("replication")["connected_slaves"] == 2
     # when the quarantine of the new one is over, and the run granted there,
-    heir = start_puppet_at(trio.serve(new))
+    heir = start_puppet_at(replicas.serve(new))
     heir.call("init", project="p", id="r", resume="allow")
     # then the old one has kept nobody in his belief.
     assert (holder.call("state")["state"] == "held") == (variant is not None)
@@ -125,21 +78,21 @@ def test_a_frozen_primary_that_accepts_writes_long_after_its_link_was_cut(
 
 @variants("run_id")
 def test_a_fail_back_to_a_primary_that_was_demoted(
-    variant: str | None, start_trio: Callable[..., Trio], start_puppet_at: Callable[..., Puppet]
+    variant: str | None, start_replicas: Callable[..., ReplicaSet], start_puppet_at: Callable[..., Puppet]
 ) -> None:
-    trio = start_trio(LONG_TTL_S, variant)
-    first, second, third = trio.nodes
-    coordinator = trio.serve(first)
-    trio.lag(second)
-    path = trio.proxy(coordinator.address)
+    replicas = start_replicas(LONG_TTL_S, variant)
+    first, second, third = replicas.nodes
+    coordinator = replicas.serve(first)
+    replicas.lag(second)
+    path = replicas.proxy(coordinator.address)
     holder = start_puppet_at(coordinator, path.address)
     holder.call("init", project="p", id="r", resume="allow")
     path.stall(TO_SERVER)
     # When one is promoted that lacks the grant, the first one follows it, and is promoted again,
     second.promote()
-    trio.follow(first, second)
+    replicas.follow(first, second)
     first.promote()
-    trio.follow(third, first)
+    replicas.follow(third, first)
     # then the grant is lost, and its holder believes in it.
     granted = is_granted(coordinator)
     assert holder.call("state")["state"] == "held"
@@ -148,13 +101,13 @@ def test_a_fail_back_to_a_primary_that_was_demoted(
 
 @variants("no_quarantine")
 def test_a_grant_lost_with_the_primary_while_its_holder_believes(
-    variant: str | None, start_trio: Callable[..., Trio], start_puppet_at: Callable[..., Puppet]
+    variant: str | None, start_replicas: Callable[..., ReplicaSet], start_puppet_at: Callable[..., Puppet]
 ) -> None:
-    trio = start_trio(LONG_TTL_S, variant)
-    old, new, third = trio.nodes
-    first, second = trio.serve(old), f"127.0.0.1:{free_port()}"
-    trio.lag(new)
-    path = trio.proxy(second)
+    replicas = start_replicas(LONG_TTL_S, variant)
+    old, new, third = replicas.nodes
+    first, second = replicas.serve(old), f"127.0.0.1:{free_port()}"
+    replicas.lag(new)
+    path = replicas.proxy(second)
     holder = start_puppet_at(first, f"{first.address},{path.address}")
     granted = holder.call("init", project="p", id="r", resume="allow")
     holder.call("train", start=0, stop=100)
@@ -164,8 +117,8 @@ def test_a_grant_lost_with_the_primary_while_its_holder_believes(
     old.kill()
     first.kill()
     new.promote()
-    trio.follow(third, new)
-    coordinator = trio.serve(new, address=second)
+    replicas.follow(third, new)
+    coordinator = replicas.serve(new, address=second)
     # then nobody else is granted,
     lost = is_granted(coordinator)
     assert holder.call("state")["state"] == "held"
@@ -177,45 +130,28 @@ def test_a_grant_lost_with_the_primary_while_its_holder_believes(
 
 @variants("replid_alone")
 def test_a_primary_cut_off_and_never_demoted_that_is_named_again(
-    variant: str | None, start_trio: Callable[..., Trio], start_puppet_at: Callable[..., Puppet]
+    variant: str | None, start_replicas: Callable[..., ReplicaSet], start_puppet_at: Callable[..., Puppet]
 ) -> None:
-    trio = start_trio(LONG_TTL_S, variant)
-    old, new, third = trio.nodes
-    before = trio.serve(old)
+    replicas = start_replicas(LONG_TTL_S, variant)
+    old, new, third = replicas.nodes
+    before = replicas.serve(old)
     # Given a grant of a new primary while the old one is frozen,
     old.freeze()
     new.promote()
-    trio.follow(third, new)
-    meanwhile = trio.serve(new)
+    replicas.follow(third, new)
+    meanwhile = replicas.serve(new)
     end_quarantine(new, "p")
-    path = trio.proxy(meanwhile.address)
+    path = replicas.proxy(meanwhile.address)
     holder = start_puppet_at(meanwhile, path.address)
     holder.call("init", project="p", id="r", resume="allow")
     path.stall(TO_SERVER)
     # when the old one is named again, and a replica of the new one turns to it,
     old.thaw()
-    trio.follow(third, old)
+    replicas.follow(third, old)
     # then it has the replication ID that it had, and has lost the grant.
     granted = is_granted(before)
     assert holder.call("state")["state"] == "held"
     assert granted == (variant is not None)
-
-
-@pytest.fixture
-def start_store(stack: ExitStack, redis_binary: str) -> Callable[..., tuple[RedisServer, CoordinatorProcess]]:
-    """Start one Redis that syncs as told, and a coordinator."""
-
-    def start(sync: str, max_ttl_s: int, variant: str | None) -> tuple[RedisServer, CoordinatorProcess]:
-        server = RedisServer("appendonly yes", f"appendfsync {sync}", binary=redis_binary)
-        stack.callback(server.close)
-        flags = ("--max-ttl", str(max_ttl_s))
-        opening = [sys.executable, "-m", "runlease", "bootstrap", *flags, server.url]
-        subprocess.run(opening, check=True, capture_output=True)
-        coordinator = CoordinatorProcess(*flags, "--lock-delay", "0", "--store", server.url, variant=variant)
-        stack.callback(coordinator.close)
-        return server, coordinator.start()
-
-    return start
 
 
 @variants("no_quarantine")
@@ -225,7 +161,7 @@ def test_an_everysec_store_that_is_killed(
     start_store: Callable[..., tuple[RedisServer, CoordinatorProcess]],
     start_puppet_at: Callable[..., Puppet],
 ) -> None:
-    server, coordinator = start_store("everysec", LONG_TTL_S, variant)
+    server, coordinator = start_store(LONG_TTL_S, variant, sync="everysec")
     path = stack.enter_context(contextlib.closing(Proxy(coordinator.address)))
     holder = start_puppet_at(coordinator, path.address)
     # What is written from here on is what the last second before the SIGKILL held, which is sometimes lost.
@@ -247,7 +183,7 @@ def test_an_everysec_store_that_is_killed(
 def test_a_superseded_holder_is_not_reinstated(
     variant: str | None, start_store: Callable[..., tuple[RedisServer, CoordinatorProcess]]
 ) -> None:
-    server, coordinator = start_store("always", SHORT_TTL_S, variant)
+    server, coordinator = start_store(SHORT_TTL_S, variant)
     with runlease.Client(coordinator.address, timeout_s=0.5) as client:
         first = client.acquire("p", "r", nonce="1", resume="allow")
         snapshot = Snapshot(server)
@@ -272,7 +208,7 @@ def succeeds(client: runlease.Client) -> bool:
 def test_a_zombie_that_appends_after_a_rollback(
     variant: str | None, start_store: Callable[..., tuple[RedisServer, CoordinatorProcess]]
 ) -> None:
-    server, coordinator = start_store("always", LONG_TTL_S, variant)
+    server, coordinator = start_store(LONG_TTL_S, variant)
     with runlease.Client(coordinator.address, timeout_s=0.5) as client:
         first = client.acquire("p", "r", nonce="1", resume="allow")
         snapshot = Snapshot(server)
@@ -284,6 +220,42 @@ def test_a_zombie_that_appends_after_a_rollback(
         end_quarantine(server, "p")
         accepted.append(appends(coordinator, first.fence))
     assert accepted == [variant is not None] * 2
+
+
+@variants("counter_fences")
+def test_fences_rise_though_the_store_was_wiped(
+    variant: str | None, start_store: Callable[..., tuple[RedisServer, CoordinatorProcess]]
+) -> None:
+    server, coordinator = start_store(LONG_TTL_S, variant)
+    with runlease.Client(coordinator.address, timeout_s=0.5) as client:
+        first = client.acquire("p", "r", nonce="1", resume="allow")
+        server.ask("FLUSHALL")
+        # Nothing is decided until somebody says that the data are lost, and then only behind a quarantine.
+        with pytest.raises(runlease.CoordinatorUnavailable, match="lost its data"):
+            client.acquire("p", "r", nonce="2", resume="allow")
+        opening = ["bootstrap", "--lost-data", "--max-ttl", str(LONG_TTL_S), server.url]
+        subprocess.run([sys.executable, "-m", "runlease", *opening], check=True, capture_output=True)
+        assert not is_granted(coordinator)
+        end_quarantine(server, "p")
+        second = client.acquire("p", "r", nonce="2", resume="allow")
+    assert (second.fence <= first.fence) == (variant is not None)
+
+
+@variants("no_clock_guard")
+def test_a_store_clock_that_steps_forward(
+    variant: str | None,
+    wall_clock: WallClock,
+    start_store: Callable[..., tuple[RedisServer, CoordinatorProcess]],
+    start_puppet_at: Callable[..., Puppet],
+) -> None:
+    _, coordinator = start_store(LONG_TTL_S, variant, clock=wall_clock)
+    holder = start_puppet_at(coordinator)
+    holder.call("init", project="p", id="r", resume="allow")
+    # The store says that the lease has expired; its holder and the coordinator know better.
+    wall_clock.set(60)
+    granted = is_granted(coordinator)
+    assert holder.call("state")["state"] == "held"
+    assert granted == (variant is not None)
 
 
 def appends(coordinator: CoordinatorProcess, fence: int) -> bool:

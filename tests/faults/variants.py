@@ -128,6 +128,10 @@ VARIANTS = {
             ),
         ),
     ),
+    "no_clock_guard": Variant(
+        "the store's clock is believed, however far it has stepped",
+        (Patch(_LUA + "acquire.lua", "if quarantine == 0 and now > request.guard then", "if false then"),),
+    ),
     "ack_before_append": Variant(
         "points are acknowledged before they are in the store",
         (

@@ -1,4 +1,4 @@
-"""Three data nodes whose failovers a test does by hand, step by step, with a coordinator beside each if wanted."""
+"""Data nodes whose failovers a test does by hand, step by step, with a coordinator beside each if wanted."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tests.support.redis import RedisServer
 from tests.support.wait import until
 
 
-class Trio:
-    """A primary and two replicas (W = 1), each of which follows through a proxy of its own."""
+class ReplicaSet:
+    """A primary and its replicas, each of which follows through a proxy of its own."""
 
-    def __init__(self, binary: str, *, max_ttl_s: int, variant: str | None = None) -> None:
+    def __init__(self, binary: str, *, max_ttl_s: int, nodes: int = 3, variant: str | None = None) -> None:
         """Start them, opened for leases of up to so many seconds; ``variant``: of all coordinators."""
         self._stack = contextlib.ExitStack()
         self._links: dict[Node, Proxy] = {}
-        self._flags = ("--data-nodes", "3", "--max-ttl", str(max_ttl_s))
+        self._flags = ("--data-nodes", str(nodes), "--max-ttl", str(max_ttl_s))
         self._variant = variant
         try:
-            self.nodes = [self._stack.enter_context(contextlib.closing(Node(binary=binary))) for _ in range(3)]
+            self.nodes = [self._stack.enter_context(contextlib.closing(Node(binary=binary))) for _ in range(nodes)]
             for replica in self.nodes[1:]:
                 self.follow(replica, self.nodes[0])
             module = ("runlease",) if variant is None else ("tests.faults.variants", variant)

@@ -1,0 +1,37 @@
+"""What a store decides after a loss of data, asked for until it does decide."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import TypeVar
+
+import runlease
+
+from tests.support.coordinator import CoordinatorProcess
+from tests.support.wait import until
+
+_Answer = TypeVar("_Answer")
+
+
+def decided(call: Callable[[], _Answer]) -> _Answer | str:
+    """Repeat a call until the store decides; returns its answer, or why it decides nothing after a loss of data."""
+    answers: list[_Answer | str] = []
+
+    def answered() -> bool:
+        try:
+            answers.append(call())
+        except runlease.CoordinatorUnavailable as error:
+            if error.reason in ("QUARANTINE", "UNCONFIRMED"):
+                answers.append(error.reason)
+        return bool(answers)
+
+    until(answered)
+    return answers[0]
+
+
+def is_granted(coordinator: CoordinatorProcess) -> bool:
+    """Ask for the run as somebody else; returns whether it is granted, where only a quarantine is to refuse it."""
+    nonce = secrets.token_hex(8)
+    with runlease.Client(coordinator.address, timeout_s=0.5) as client:
+        return decided(lambda: client.acquire("p", "r", nonce=nonce, resume="allow")) != "QUARANTINE"
