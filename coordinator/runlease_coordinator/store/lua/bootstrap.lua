@@ -17,7 +17,8 @@ local replicas = ARGV[2] ~= '' and ARGV[2] or was_replicas
 local quarantine_us = how == 'embedded' and 0 or math.max(max_ttl * 1.02 + 2000000, tonumber(meta[5] or 0))
 local verdict = 'PRESENT'
 if not incarnation or how == 'embedded' then
-  verdict, incarnation, until_us = 'OPENED', incarnation_of(tonumber(replicas)), how == 'lost' and now + quarantine_us or 0
+  verdict, incarnation = 'OPENED', incarnation_of(tonumber(replicas))
+  if how == 'lost' then until_us = now + quarantine_us end -- else it stays: an embedded one may be in its clock's
 elseif replicas ~= was_replicas then
   -- What reached fewer replicas until now may be lost as with a failover.
   verdict, incarnation = 'CHANGED', incarnation_of(tonumber(replicas))
