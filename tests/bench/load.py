@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("--ttl", type=float, default=Plan.ttl_s, metavar="SECONDS")
     parser.add_argument("--append-every", type=float, default=Plan.append_every_s, metavar="SECONDS")
     parser.add_argument("--churn", type=float, default=Plan.churn, metavar="RUNS", help="that come and go a second")
+    parser.add_argument("--connections", type=int, default=Plan.connections, help="that all of it shares")
     parser.add_argument("--period", type=float, default=60.0, metavar="SECONDS", help="between two reports")
     parser.add_argument("--no-faults", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw memory over time")
@@ -206,6 +207,7 @@ def main() -> None:
         ttl_s=options.ttl,
         append_every_s=options.append_every,
         churn=options.churn,
+        connections=options.connections,
     )
     print(report.machine(), processes.conditions(), sep="\n")
     outcome, memory = run(plan, not options.no_faults)
