@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,10 +10,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import runlease
 from runlease_coordinator.store.keys import run_keys
+from runlease_coordinator.store.places import Primary
+from runlease_coordinator.storeurl import StoreUrl
 
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.puppet import Puppet
-from tests.support.sentinels import SentinelSite
+from tests.support.sentinels import SERVICE, Sentinel, SentinelSite
 from tests.support.wait import until
 
 LOG = run_keys("p", "r").log
@@ -65,3 +68,42 @@ def test_a_training_goes_on_with_the_primary_that_is_named_next(
         assert (client.get_run("p", "r").fence, client.get_run("p", "r").attempt) == (granted["fence"], 1)
     assert trainer.call("finish")
     assert "Traceback" not in coordinator.log.read_text()
+
+
+def test_a_sentinel_that_was_cut_off_convinces_nobody(
+    site: SentinelSite, redis_binary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runlease_coordinator.store.places._ASK_EVERY_S", 0.0)
+    # Given a Sentinel that knows of the first primary and of nothing since, beside three that have failed over,
+    before = site.primary
+    cut_off_from = site.proxy(before).address
+    site.failover()
+    stale = Sentinel(cut_off_from, binary=redis_binary, down_after_ms=1000)
+    url = StoreUrl.parse(
+        f"redis+sentinel://{stale.address},{','.join(one.address for one in site.sentinels)}/{SERVICE}"
+    )
+    assert url is not None
+    place = Primary(url)
+
+    async def look() -> tuple[str, bool]:
+        # when all are asked, then the newer word counts,
+        connection = await place.connect()
+        try:
+            named = f"{connection.host}:{connection.port}"  # type: ignore[attr-defined]
+            # and when only the stale one answers, that is no reason to leave.
+            for sentinel in site.sentinels:
+                sentinel.freeze()
+            await place.look()
+            return named, place.left(connection)
+        finally:
+            await connection.disconnect()
+
+    try:
+        now = site.proxy(site.primary).address
+        assert stale.primary == cut_off_from != now
+        assert asyncio.run(look()) == (now, False)
+        assert stale.primary == cut_off_from
+    finally:
+        for sentinel in site.sentinels:
+            sentinel.thaw()
+        stale.close()

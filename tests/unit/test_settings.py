@@ -248,7 +248,14 @@ def refusal(store: str) -> str:
 def test_a_password_never_shows(noise: str) -> None:
     # Given a password that needs quoting and was not quoted, when anything is printed, then not the password.
     password = f"hunter2{noise}hunter2"
-    for url in (f"redis://ada:{password}@host:bad", f"nonsense://:{password}@host", f"ada:{password}@host"):
+    for url in (
+        f"redis://ada:{password}@host:bad",
+        f"nonsense://:{password}@host",
+        f"ada:{password}@host",
+        f"redis+sentinel://ada:{password}@host:bad,other/runs",
+        f"rediss+sentinel://ada:{password}@host/",
+        f"redis+cluster://:{password}@host,other:bad",
+    ):
         assert "hunter2" not in redact_url(url)
         assert "hunter2" not in refusal(url)
     assert "StartupError" in refusal("redis://:hunter2@host:bad")
