@@ -81,7 +81,7 @@ def test_of_two_data_nodes_the_one_that_is_left_decides_nothing(
     # When the primary is gone, and its only replica takes its place,
     old.kill()
     new.promote()
-    with runlease.Client(replicas.serve(new).address, timeout_s=3) as client:
+    with runlease.Client(replicas.serve(new).address, timeout_s=1.5) as client:
 
         def refusal(call: Callable[[], object]) -> str:
             with pytest.raises(runlease.CoordinatorUnavailable) as caught:

@@ -37,6 +37,7 @@ def test_a_variant_patches_the_product_as_it_is(name: str) -> None:
         assert bad != source
         if patch.file.endswith(".py"):
             compile(bad, patch.file, "exec")
+    assert f"| `{name}` |" in (ROOT / "tests/faults/README.md").read_text()  # with the test that catches it
 
 
 @pytest.fixture
