@@ -110,7 +110,7 @@ def run(plan: Plan, with_faults: bool) -> tuple[dict[str, Any], Samples]:
             Fault(part * plan.seconds, "SIGKILL of the primary", partial(_fail_over, site)) for part in _FAIL_OVERS
         ]
         sampler = Sampler(roles)
-        outcome = _follow(swarm, sampler, faults if with_faults else ())
+        outcome = _follow(swarm, sampler, faults if with_faults else (), plan.seconds)
         return outcome, sampler.memory
 
 
@@ -133,8 +133,8 @@ def _fail_over(site: SentinelSite) -> None:
     site.settle()
 
 
-def _follow(swarm: subprocess.Popen[str], sampler: Sampler, faults: Sequence[Fault]) -> dict[str, Any]:
-    """Print the swarm's lines as they come, bring the faults in time; returns the outcome."""
+def _follow(swarm: subprocess.Popen[str], sampler: Sampler, faults: Sequence[Fault], seconds: float) -> dict[str, Any]:
+    """Print the swarm's lines as they come, bring the faults before the time is up; returns the outcome."""
     assert swarm.stdout is not None
     began = threading.Event()
     ended = threading.Event()
@@ -160,6 +160,8 @@ def _follow(swarm: subprocess.Popen[str], sampler: Sampler, faults: Sequence[Fau
             if "began" in told:
                 sampler.start()
                 began.set()
+            elif told["at"] > seconds - 1:
+                ended.set()
             _tell(told, sampler)
     finally:
         ended.set()

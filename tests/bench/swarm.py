@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import json
+import math
 import random
 import secrets
 import sys
@@ -31,6 +32,8 @@ from tests.bench.rounds import percentile
 
 #: Calls on their way at most while all leases are taken, and while all are renewed at the end.
 _IN_FLIGHT = 64
+#: How long a lease may take to be renewed at the end: far beyond a failover.
+_PATIENCE_S = 60.0
 #: How often is looked which renewals are due, in seconds.
 _LOOK_S = 0.01
 _SERIES = 5
@@ -139,7 +142,7 @@ class Swarm:
         self._outcome = Outcome(leases=plan.leases)
         self._held: list[Held] = []
         self._due: list[tuple[float, int]] = []
-        self._ends_at = 0.0
+        self._ends_at = math.inf
         options = [*OPTIONS, ("grpc.enable_http_proxy", 0)]
         self._channels = [
             grpc.aio.insecure_channel(target(plan.address), options=options) for _ in range(plan.connections)
@@ -148,16 +151,12 @@ class Swarm:
 
     async def run(self) -> Outcome:
         """Take all leases, keep them until the time is up, and see whether they can still be renewed."""
-        await asyncio.gather(*(self._acquire_some(number) for number in range(_IN_FLIGHT)))
-        print(json.dumps({"began": True} | self._tally.take()), flush=True)
-        now = suspend_aware()
-        self._ends_at = now + self._plan.seconds
-        # As if they had been granted over the whole last period, not at once.
-        self._due = [(now + random.random() * self._plan.ttl_s / 3, number) for number in range(len(self._held))]
-        heapq.heapify(self._due)
-        streams = [asyncio.create_task(self._stream(held)) for held in self._held[: self._plan.streams]]
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renew_all(group))
+            await asyncio.gather(*(self._acquire_some(number) for number in range(_IN_FLIGHT)))
+            print(json.dumps({"began": True} | self._tally.take()), flush=True)
+            self._ends_at = suspend_aware() + self._plan.seconds
+            streams = [asyncio.create_task(self._stream(held)) for held in self._held[: self._plan.streams]]
             group.create_task(self._come_and_go(group))
             group.create_task(self._report())
         for stream in streams:
@@ -175,11 +174,15 @@ class Swarm:
         number = first
         while number < self._plan.leases:
             try:
-                self._held.append(await self._acquire(f"held-{self._prefix}-{number}", number, self._plan.ttl_s))
+                held = await self._acquire(f"held-{self._prefix}-{number}", number, self._plan.ttl_s)
             except grpc.aio.AioRpcError as error:  # a store that was just opened or changed may be in quarantine
                 self._tally.refused("acquire", error)
                 await asyncio.sleep(_BACKOFF_S[1])
             else:
+                # As if all had been granted over the whole last period, not at once.
+                due = suspend_aware() + random.random() * self._plan.ttl_s / 3
+                heapq.heappush(self._due, (due, len(self._held)))
+                self._held.append(held)
                 number += _IN_FLIGHT
 
     async def _acquire(self, name: str, number: int, ttl_s: float) -> Held:
@@ -261,9 +264,15 @@ class Swarm:
         return False
 
     async def _last_renewal(self, held: Held) -> None:
-        if held.machine.state(suspend_aware()) is LeaseState.LOST or await self._renew(held):
-            return
-        self._outcome.unrenewed += not await self._renew(held)  # a second try, as for any call
+        """Renew at the SDK's pace until it works, or clearly does not."""
+        until = suspend_aware() + _PATIENCE_S
+        while held.machine.state(now := suspend_aware()) is not LeaseState.LOST:
+            if await self._renew(held):
+                return
+            if now > until:
+                self._outcome.unrenewed += 1
+                return
+            await asyncio.sleep(held.machine.next_renewal(now, random.random) - now)
 
     # Runs that come and go.
 
