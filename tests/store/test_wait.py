@@ -98,6 +98,20 @@ def test_a_connection_that_is_lost_in_a_wait_fails_what_was_held(nodes: list[Nod
     run(nodes[0], calls)
 
 
+def test_a_primary_that_is_demoted_in_a_wait_acknowledges_nothing(nodes: list[Node]) -> None:
+    async def calls(store: Store) -> None:
+        for replica in nodes[1:]:
+            replica.freeze()
+        held = asyncio.create_task(refusal(store.control.run(PUSH, ("list",), ())))
+        await store.reads.call("BLPOP", "list", 0)
+        await store.reads.call("REPLICAOF", "127.0.0.1", 1)  # nobody listens there
+        assert (await held).reason in ("NOT_REPLICATED", "STORE_UNAVAILABLE")
+        again = await refusal(store.control.call("WAIT", 0, 1, replicas=1))
+        assert again.reason in ("NOT_REPLICATED", "STORE_UNAVAILABLE")
+
+    run(nodes[0], calls)
+
+
 def test_without_replicas_nothing_waits(nodes: list[Node]) -> None:
     async def calls(store: Store) -> None:
         assert await store.control.run(INCREMENT, ("n",), ()) == 1

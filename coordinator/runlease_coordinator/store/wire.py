@@ -140,7 +140,9 @@ class Wire(asyncio.Protocol):
             if future.done():
                 continue
             if isinstance(waited, hiredis.ReplyError):
-                future.set_exception(_refusal(str(waited)))
+                # A server that is made a replica meanwhile ends all WAITs, and takes no further ones.
+                text = str(waited)
+                future.set_exception(_refusal(text) if text.startswith("NOPERM") else NotReplicated(text))
             elif waited < replicas:
                 future.set_exception(NotReplicated(f"{waited} of {replicas} replicas within {WAIT_TIMEOUT_S:g} s"))
             else:
