@@ -33,12 +33,19 @@ class Refused(Exception):
 class Puppet:
     """One puppet process; `call` names a command of `Stage`."""
 
-    def __init__(self, env: dict[str, str], cwd: Path | None = None, *, variant: str | None = None) -> None:
+    def __init__(
+        self,
+        env: dict[str, str],
+        cwd: Path | None = None,
+        *,
+        variant: str | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> None:
         module = ("tests.support.puppet",)
         if variant is not None:  # a known-bad one
             module = ("tests.faults.variants", variant, "python", "-m", *module)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *module],
+            [*prefix, sys.executable, "-m", *module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
