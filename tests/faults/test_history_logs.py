@@ -136,7 +136,7 @@ def test_limits() -> None:
 
     def found(*times: float, barrier: bool = False) -> list[logs.Violation]:
         entries = [Entry(seq, "points", 10, barrier, t - 0.1, t) for seq, t in enumerate(times, 1)]
-        return [*logs.admission(History(streams=[stream(10, *entries)], runner=[limit]))]
+        return [*logs.admission(History(streams=[stream(10, *entries)], runner=[limit]), STRICT)]
 
     assert not found(1, 2, 3, 4, 5)
     assert found(1, 1.1, 1.2, 1.3)

@@ -33,7 +33,7 @@ def check(history: History, final: Mapping[str, FinalRun], rules: Rules) -> tupl
         leases.recoveries(history),
         leases.no_grant_in_quarantine(history, final),
         leases.renewals_pass(history),
-        logs.admission(history),
+        logs.admission(history, rules),
     )
     told: dict[str, int] = {}
     kept = []
