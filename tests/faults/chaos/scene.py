@@ -280,8 +280,9 @@ class Scene:
         """Set the limit of the run that has one, in points a second; 0: none."""
         project, run_id = LIMITED_RUN.split("/")
         address = self.site.coordinators[-1].address
-        with runlease.Client(address, timeout_s=20.0) as client:
-            for _ in range(100):
+        with runlease.Client(address, timeout_s=2.0) as client:
+            until_s = time.monotonic() + GRACE_S
+            while time.monotonic() < until_s:
                 with contextlib.suppress(RunleaseError):
                     client.set_limits(project, run_id, run_points=run_points, burst_s=_BURST_S)
                     return
