@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.store.connection import StoreConnection
+from runlease_coordinator.store.places import Server
 from runlease_coordinator.store.scripts import Script
 from runlease_coordinator.store.store import Store
 
@@ -94,3 +97,30 @@ def test_a_connection_that_the_store_closes_fails_its_calls_and_comes_back(live:
     assert isinstance(outcome, Unavailable)
     assert outcome.reason == "STORE_UNAVAILABLE"
     assert after != before
+
+
+def test_a_cancellation_that_is_lost_while_it_connects_does_not_hang_its_end(live: LiveStore) -> None:
+    class Deaf(Server):
+        """Connects as redis-py does when it loses a cancellation: to whoever gave it up."""
+
+        def __init__(self) -> None:
+            super().__init__(live.embedded.url)
+            self.connecting = asyncio.Event()
+
+        async def connect(self) -> AbstractConnection:
+            self.connecting.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return await super().connect()
+
+    async def ended() -> bool:
+        place = Deaf()
+        connection = StoreConnection(place, "deaf")
+        connection.begin()
+        await place.connecting.wait()
+        closing = asyncio.ensure_future(connection.close())
+        done, _ = await asyncio.wait({closing}, timeout=5)
+        closing.cancel()
+        return bool(done)
+
+    assert live.run(ended())

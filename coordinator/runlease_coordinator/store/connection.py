@@ -123,11 +123,11 @@ class StoreConnection(Lane):
 
     async def close(self) -> None:
         """Disconnect; calls in flight fail."""
-        if self._task is not None:
+        # Again and again: redis-py (8.1) loses a cancellation that comes while it connects or reads with a timeout.
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+            await asyncio.wait((self._task,), timeout=0.1)
+        self._task = None
 
     async def call(self, *words: Any, replicas: int = 0) -> Any:
         """See `Lane.call`."""
