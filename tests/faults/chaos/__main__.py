@@ -8,6 +8,7 @@ import os
 import pickle
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -132,7 +133,7 @@ def _in_process(seed: int, topology: str, args: argparse.Namespace) -> tuple[Out
         command += ["--topology", topology, "--fault-seconds", str(args.fault_seconds), "--keep", str(args.keep)]
         command += ["--variant", args.variant] if args.variant else []
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-            timer = threading.Timer(_SEED_WITHIN_S, process.terminate)
+            timer = threading.Timer(_SEED_WITHIN_S, process.send_signal, (signal.SIGINT,))  # it ends what it started
             timer.start()
             said, _ = process.communicate()
             timer.cancel()

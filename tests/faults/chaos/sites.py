@@ -344,6 +344,7 @@ class RedisSite(Site):
                 (self.server.directory / "dump.rdb").unlink(missing_ok=True)
                 self.server.start()
                 self.bootstrap(self.server.url, "--lost-data")
+                self.server.ask("SAVE")  # else the next kill leaves a store that nobody has opened
 
     def save(self, random: Random) -> None:
         """SAVE: the state that the next kill goes back to."""
