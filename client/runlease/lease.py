@@ -232,6 +232,8 @@ class Renewer:
         self._channel = open_channel(address)
         self._call = Caller(address, metadata)
         self._stub = leases_pb2_grpc.LeaseServiceStub(self._channel)
+        #: Of the connection: whether a renewal was answered on it, and how many in a row were not.
+        self._has_answered, self._silences = False, 0
         self._stopping, self._bell = False, threading.Event()
         self._renewing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="runlease-renewal", daemon=True)
@@ -282,7 +284,9 @@ class Renewer:
         try:
             response: Any = self._call.once(self._stub.Renew, request, timeout_s)
         except RunleaseError as error:
-            if suspend_aware() - sent_at > timeout_s * _SILENT:
+            silent = suspend_aware() - sent_at > timeout_s * _SILENT
+            self._silences = self._silences + 1 if silent else 0
+            if self._silences > (0 if self._has_answered else 1):
                 self._reconnect()
             if lease.lose_by(error):
                 return False
@@ -295,7 +299,7 @@ class Renewer:
                 log.warning("runlease: a renewal of %s/%s failed: %s", lease.project, lease.run_id, error)
             lease.renewal_failed()
             return False
-        self._in_doubt = False
+        self._in_doubt, self._has_answered, self._silences = False, True, 0
         believed = lease.renewed(sent_at, response.remaining_ms / 1000, response.incarnation, as_holder=held)
         return True if believed else None
 
@@ -303,8 +307,10 @@ class Renewer:
         """Leave a connection on which nothing comes back: its coordinator may hang, and another one answer.
 
         gRPC itself notices only by its pings, which pause between calls: too late for a short ttl.
-        A new connection to one that hangs is not established, so the next address is tried at once.
+        A new connection to one that hangs is not established, so the next address is tried at once. One that was just
+        made gets a second renewal: the first one waits for the handshake, too, and would never end over a slow network.
         """
+        self._has_answered, self._silences = False, 0
         self._channel.close()
         self._channel = open_channel(self._address)
         self._stub = leases_pb2_grpc.LeaseServiceStub(self._channel)

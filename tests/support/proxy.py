@@ -10,6 +10,8 @@ import contextlib
 import threading
 
 TO_SERVER, TO_CLIENT = "to server", "to client"
+#: Reads of a direction that may be on their way at once; then nothing more is read from its sender.
+_ON_THE_WAY = 16
 #: How often a direction that drips gets its next bytes, in seconds.
 _DRIP_EVERY_S = 0.01
 
@@ -54,14 +56,29 @@ class Proxy:
             return
         self._links.add(far_writer)
         for one, other, way in ((reader, far_writer, TO_SERVER), (far_reader, writer, TO_CLIENT)):
-            task = asyncio.create_task(self._pump(one, other, way))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_ON_THE_WAY)
+            for part in (self._read(one, held, way), self._pump(held, other, way)):
+                task = asyncio.create_task(part)
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
+    async def _read(self, reader: asyncio.StreamReader, held: asyncio.Queue[tuple[float, bytes]], way: str) -> None:
+        """Note for all that comes when it may go on: what is delayed does not delay what comes behind it once more."""
+        data = b"-"
+        while data:
+            try:
+                data = await reader.read(1 << 16)
+            except OSError:
+                data = b""
+            await held.put((self._loop.time() + self._delay_s[way], data))
+
+    async def _pump(self, held: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, way: str) -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(1 << 16):
-                await asyncio.sleep(self._delay_s[way])
+            while True:
+                due, data = await held.get()
+                if not data:
+                    break
+                await asyncio.sleep(due - self._loop.time())
                 await self._flowing[way].wait()
                 if way == TO_CLIENT and self._replies_to_cut_at:
                     self._replies_to_cut_at -= 1
