@@ -107,3 +107,27 @@ def test_a_sentinel_that_was_cut_off_convinces_nobody(
         for sentinel in site.sentinels:
             sentinel.thaw()
         stale.close()
+
+
+@pytest.mark.parametrize("port", [1, 65535])
+def test_a_sentinel_that_names_another_under_the_same_epoch_holds_nobody_up(site: SentinelSite, port: int) -> None:
+    odd, other, silent = site.sentinels
+    right = other.primary
+    odd.watch(f"127.0.0.1:{port}")  # nobody is there
+    assert odd.epoch == other.epoch
+    silent.freeze()  # one word against another
+    url = StoreUrl.parse(site.url)
+    assert url is not None
+    place = Primary(url)
+
+    async def connect() -> str:
+        connection = await place.connect()
+        try:
+            return f"{connection.host}:{connection.port}"  # type: ignore[attr-defined]
+        finally:
+            await connection.disconnect()
+
+    assert asyncio.run(connect()) == right
+    silent.thaw()
+    site.settle()
+    assert odd.primary == right

@@ -20,12 +20,11 @@ class Sentinel(RedisServer):
 
     def __init__(self, primary: str, *options: str, binary: str, down_after_ms: int) -> None:
         host, _, port = primary.rpartition(":")
+        self._options = {"down-after-milliseconds": down_after_ms, "failover-timeout": 5000, "parallel-syncs": 5}
         # It watches with quorum 2 of 3.
         watching = (
             f"sentinel monitor {SERVICE} {host} {port} 2",
-            f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}",
-            f"sentinel failover-timeout {SERVICE} 5000",
-            f"sentinel parallel-syncs {SERVICE} 5",
+            *(f"sentinel {name} {SERVICE} {value}" for name, value in self._options.items()),
         )
         super().__init__(*watching, *options, binary=binary, port=free_port(), flags=("--sentinel",))
 
@@ -38,6 +37,19 @@ class Sentinel(RedisServer):
         """HOST:PORT of whom it names."""
         host, port = self.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return f"{host}:{port}"
+
+    @property
+    def epoch(self) -> int:
+        """Of the configuration that it goes by: the greater one wins."""
+        return int(_pairs(self.ask("SENTINEL", "MASTER", SERVICE))["config-epoch"])
+
+    def watch(self, primary: str) -> None:
+        """Forget all, and begin anew with this primary, HOST:PORT."""
+        host, _, port = primary.rpartition(":")
+        self.ask("SENTINEL", "REMOVE", SERVICE)
+        self.ask("SENTINEL", "MONITOR", SERVICE, host, port, 2)
+        for name, value in self._options.items():
+            self.ask("SENTINEL", "SET", SERVICE, name, value)
 
     def sees_all(self, nodes: int) -> bool:
         """Whether it knows enough to fail over: each other Sentinel, and each replica as one that is in step."""
@@ -145,7 +157,20 @@ class SentinelSite:
 
     def settle(self) -> None:
         """Wait until all nodes are in step, and all Sentinels know it."""
-        until(lambda: all(one.answers and one.sees_all(len(self.nodes)) for one in self.sentinels))
+        until(self._settled)
+
+    def _settled(self) -> bool:
+        if not all(one.answers for one in self.sentinels):
+            return False
+        named = self._named()
+        if len(set(named)) > 1 and len({one.epoch for one in self.sentinels}) == 1:
+            # One was still ending its failover when the others failed back to the primary that it had replaced: it
+            # took their epoch, not their primary, and no Sentinel gives way to an equal epoch. An operator has to.
+            primary = max(named, key=named.count)
+            for one, name in zip(self.sentinels, named, strict=True):
+                if name != primary and one.primary == name:
+                    one.watch(primary)
+        return all(one.sees_all(len(self.nodes)) for one in self.sentinels)
 
     def close(self) -> None:
         """End all of it."""

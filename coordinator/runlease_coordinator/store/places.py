@@ -102,7 +102,9 @@ class Primary:
         """
         self._url = url
         self._sentinels = [Server(url.sentinel(*address)) for address in url.servers]
-        self._address: tuple[str, int] | None = None
+        #: Whom the newest configuration names. Mostly one; but a Sentinel that was still ending a failover when the
+        #: others failed back may name its own choice for ever, under the same epoch as theirs.
+        self._addresses: tuple[tuple[str, int], ...] = ()
         self._epoch = -1
         self._asking = Asking(self._look)
         self._why_not = ""
@@ -110,11 +112,17 @@ class Primary:
     async def connect(self) -> AbstractConnection:
         """Return a connection to the primary, after asking the Sentinels who that is."""
         await self.look()
-        if self._address is None:
+        if not self._addresses:
             raise RedisConnectionError(f"no Sentinel names a primary of {self._url.service}: {self._why_not}")
-        # Not for longer: a server that is frozen while it is connected to may be replaced meanwhile.
-        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            return await self._connect(*self._address)
+        refusals: list[BaseException] = []
+        for address in self._addresses:
+            try:
+                # Not for longer: a server that is frozen while it is connected to may be replaced meanwhile.
+                async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                    return await self._connect(*address)
+            except AWAY as error:
+                refusals.append(error)
+        raise refusals[0]
 
     async def _connect(self, host: str, port: int) -> AbstractConnection:
         connection = await Server(self._url.node(host, port)).connect()
@@ -137,16 +145,19 @@ class Primary:
         self._why_not = "; ".join(sorted({str(answer) for answer in answers if isinstance(answer, BaseException)}))
         if not found:
             return
-        epoch, address = max(found)
+        epoch = max(epoch for epoch, _ in found)
+        named = [address for of, address in found if of == epoch]
+        # The one that most name comes first.
+        addresses = tuple(sorted(set(named), key=lambda address: (-named.count(address), address)))
         # One that was cut off from the others says what was true before: an older epoch is never gone back to.
-        if epoch >= self._epoch and address != self._address:
-            if self._address is not None:
-                log.warning("the primary of %s is %s:%d now", self._url.service, *address)
-            self._epoch, self._address = epoch, address
+        if epoch >= self._epoch and addresses != self._addresses:
+            if self._addresses:
+                log.warning("the primary of %s is %s now", self._url.service, " or ".join(map(_text, addresses)))
+            self._epoch, self._addresses = epoch, addresses
 
     def left(self, connection: AbstractConnection) -> bool:
         """Return whether another server was named since."""
-        return (connection.host, connection.port) != self._address  # type: ignore[attr-defined]
+        return (connection.host, connection.port) not in self._addresses  # type: ignore[attr-defined]
 
     async def _ask(self, sentinel: Server) -> tuple[int, tuple[str, int]]:
         connection = await sentinel.connect()
@@ -160,6 +171,10 @@ class Primary:
             return int(facts[b"config-epoch"]), (address[0].decode(), int(address[1]))
         finally:
             await connection.disconnect(nowait=True)
+
+
+def _text(address: tuple[str, int]) -> str:
+    return f"{address[0]}:{address[1]}"
 
 
 async def command(connection: AbstractConnection, *words: str) -> Any:
