@@ -28,6 +28,10 @@ _ENOUGH = 20
 _CALL_S = 20.0
 
 
+def _below_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
+
+
 class Context:
     """What a handler knows of its call; remembers what became of it."""
 
@@ -58,7 +62,8 @@ class Handlers:
     def __init__(self, store_url: str = "") -> None:
         self._live = live = LiveStore(url=store_url)
         live.leases.drain()  # so no call waits
-        logging.getLogger("runlease_coordinator").addFilter(lambda record: record.levelno < logging.ERROR)
+        self._logger = logging.getLogger("runlease_coordinator")
+        self._logger.addFilter(_below_error)
         events, tickets = EventStore(live.store, live.wakeups), Tickets(b"secret")
         services = {
             "LeaseService": (leases_pb2, LeaseService(live.leases, events, tickets, 60_000_000)),
@@ -89,6 +94,7 @@ class Handlers:
         return await ErrorInterceptor().intercept_service(continuation, details)
 
     def close(self) -> None:
+        self._logger.removeFilter(_below_error)
         self._live.close()
 
     def __call__(self, data: bytes) -> None:

@@ -180,9 +180,12 @@ class Files:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="rlz-"))
-        logging.getLogger("runlease").setLevel(logging.CRITICAL)  # what is damaged is warned of
+        self._logger = logging.getLogger("runlease")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.CRITICAL)  # what is damaged is warned of
 
     def close(self) -> None:
+        self._logger.setLevel(self._level)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def resume_file(self, data: bytes) -> None:
