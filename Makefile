@@ -33,8 +33,9 @@ help: ## Say what there is
 run: $(VENV)/.demo
 	@$(BIN)/runlease demo
 
+# In two processes: most tests wait for leases to end, not for a processor. A file's tests stay together.
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.linters
 	$(BIN)/ruff check .
