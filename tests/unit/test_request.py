@@ -218,7 +218,7 @@ REFUSED = [
     ("tags", {"tags": [1]}),
     ("tags", {"tags": 5}),
     ("config", {"config": [1, 2]}),
-    ("config", {"config": {"a": object()}}),
+    ("config", {"config": {"a": range}}),
     ("config", {"config": 5}),
     ("wait", {"wait": -1}),
     ("wait", {"wait": math.nan}),
