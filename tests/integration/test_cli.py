@@ -322,6 +322,7 @@ COMMANDS = (
         "compare",
         "delete",
         "demo",
+        "doctor",
         "events",
         "export",
         "generate-id",
