@@ -54,9 +54,10 @@ class FinalRun:
         named = ((name.partition("."), value) for name, value in self.attempts.items())
         return {int(number): int(value) for (number, _, name), value in named if name == "fence" and number.isdigit()}
 
-    def fence_of(self, nonce: str) -> int:
-        """Return the fence that a nonce was granted, 0 where nothing is known of it."""
-        return self.fences.get(int(self.attempts.get(f"nonce.{nonce}", 0)), 0)
+    @property
+    def granted(self) -> list[int]:
+        """The fences that the audit log says were granted, in its order."""
+        return [event.fence for event in self.events if event.kind in ("granted", "created", "sync_began")]
 
 
 def read(store: Any, runs: Iterable[str]) -> dict[str, FinalRun]:

@@ -90,7 +90,7 @@ def register(history: History, final: Mapping[str, FinalRun], rules: Rules) -> I
     """I5, and what it rests on: each run's grants, renewals, ends and refusals have one order that explains them."""
     for run in history.runs:
         state = final.get(run, FinalRun())
-        ops = operations_of((call for call in history.calls if call.run == run), state.fence_of)
+        ops = operations_of((call for call in history.calls if call.run == run), state.granted)
         if not is_linearizable(ops, rules):
             lines = tuple(op.call for op in shrink(ops, rules))
             yield Violation("I5", f"no order of these explains what was answered about {run}", lines)

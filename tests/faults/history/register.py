@@ -10,7 +10,7 @@ and what the store said remained. So a grant beside a lease that nobody ended is
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -144,15 +144,22 @@ def _doubt(op: Operation) -> Operation:
     return replace(op, ended=NEVER, until=-NEVER, certain=False)
 
 
-def operations_of(calls: Iterable[Call], fences: Callable[[str], int]) -> list[Operation]:
+def operations_of(calls: Iterable[Call], audited: Iterable[int] = ()) -> list[Operation]:
     """Return what a run's calls did or may have done to its register.
 
     Args:
         calls: of one run.
-        fences: the fence that a nonce was granted by what the store tells in the end, 0 where it knows none.
+        audited: the fences that the audit log says were granted, also where nobody was told: the answer was lost, and
+            perhaps the grant given back.
     """
     calls = list(calls)
-    found = _grants(calls, fences)
+    found = _grants(calls)
+    told = {op.fence for op in found}
+    found += [
+        Operation("grant", fence, -NEVER, NEVER, f"grant of {fence}, by the audit log", certain=False)
+        for fence in audited
+        if fence not in told
+    ]
     for method, kind in (("release", "release"), ("break", "break")):
         named: dict[tuple[int, bool], list[Call]] = {}
         for call in calls:
@@ -166,28 +173,25 @@ def operations_of(calls: Iterable[Call], fences: Callable[[str], int]) -> list[O
         if call.method == "renew" and call.result == "ok":
             until = call.began + call.answer["remaining"]
             found.append(Operation("renew", call.fence, call.began, call.ended, str(call), until))
-    known = {op.fence for op in found} | {op.next_fence for op in found}
+    # What a question names may never have been granted.
+    known = {op.fence for op in found if op.kind == "grant"} | {op.next_fence for op in found}
     found += [op for op in _sights(calls) if op.fence in known]
     return found
 
 
-def _grants(calls: list[Call], fences: Callable[[str], int]) -> list[Operation]:
+def _grants(calls: list[Call]) -> list[Operation]:
     nonces: dict[str, list[Call]] = {}
     for call in calls:
         if call.method == "acquire":
             nonces.setdefault(call.asked["nonce"], []).append(call)
     found = []
-    for nonce, group in nonces.items():
+    for group in nonces.values():
         began = min(call.began for call in group)
         for call in group:
             if call.result == "ok" and not call.answer["member"]:
                 until = call.began + call.answer["remaining"]
                 found.append(Operation("grant", call.fence, began, call.ended, str(call), until))
                 break
-        else:
-            if any(call.result != "ok" for call in group) and (fence := fences(nonce)):
-                lost = f"grant of {fence} to {group[0].process}, whose answer was lost"
-                found.append(Operation("grant", fence, began, NEVER, lost, certain=False))
     return found
 
 
