@@ -2,6 +2,10 @@
 
 Only the wall clock: timers go on as they are. What a coordinator or a client reads is not touched. Valkey of the wheel
 starts behind it; Debian's Redis 7.0 does not (its allocator asks for the time before libfaketime is ready).
+
+It is the build for threads (`libfaketimeMT`): the other one reads the offset into globals without a lock
+(fake_clock_gettime in src/libfaketime.c of github.com/wolfcw/libfaketime), so that of two threads that ask at a time
+one may be told the offset of before a step, or none.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from pathlib import Path
 
 def find_faketime() -> Path | None:
     """Return Debian's libfaketime, None where it is not installed."""
-    return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
+    return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
 
 class WallClock:
