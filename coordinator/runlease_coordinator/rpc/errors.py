@@ -192,15 +192,8 @@ def _unary(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[...
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             return await behavior(_checked(request), context)
-        except errors.DomainError as error:
-            await _abort(context, error)
-        except (grpc.aio.AbortError, grpc.aio.BaseError):
-            raise
-        except NotImplementedError:  # the generated base class: the contract is ahead of this version
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not built in this version")
-        except Exception:  # the caller gets no internals; the log gets all of them
-            log.exception("%s failed", method)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the coordinator's log")
+        except Exception as error:  # `_refuse` tells apart what it is
+            await _refuse(context, method, error)
 
     return call
 
@@ -216,14 +209,21 @@ def _streaming(
                 async with aclosing(behavior(checked(request), context)) as responses:
                     async for response in responses:
                         await streams.send(context, response)
-            except errors.DomainError as error:
-                await _abort(context, error)
-            except (grpc.aio.AbortError, grpc.aio.BaseError):
-                raise
-            except NotImplementedError:  # the generated base class: the contract is ahead of this version
-                await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not built in this version")
-            except Exception:  # the caller gets no internals; the log gets all of them
-                log.exception("%s failed", method)
-                await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the coordinator's log")
+            except Exception as error:  # `_refuse` tells apart what it is
+                await _refuse(context, method, error)
 
     return call
+
+
+async def _refuse(context: grpc.aio.ServicerContext[Any, Any], method: str, error: Exception) -> NoReturn:
+    """End a call with the status of what its handler raised."""
+    match error:
+        case errors.DomainError():
+            await _abort(context, error)
+        case grpc.aio.BaseError():  # gRPC's own: the call has its status, or is over
+            raise error
+        case NotImplementedError():  # the generated base class: the contract is ahead of this version
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not built in this version")
+        case _:  # the caller gets no internals; the log gets all of them
+            log.error("%s failed", method, exc_info=error)
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the coordinator's log")
