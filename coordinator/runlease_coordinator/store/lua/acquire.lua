@@ -165,11 +165,8 @@ end
 local previous, next_step, attempt, last_fence = '', '0', 1, 0
 if exists then
   previous, next_step, attempt, last_fence = old[3], old[9], tonumber(old[7]) + 1, tonumber(old[6])
-  if previous == '' then -- expired and not swept yet, or lost
-    local kind
-    local ended = math.min(now, tonumber(old[4]))
-    previous, kind = end_lease(attempts_key, run_key, old[6], old[7], '', old[12], 'crashed', ended, 'expired')
-    event(events_key, ended, project, id, kind, old[6], old[7])
+  if previous == '' then
+    previous = end_expired(attempts_key, run_key, events_key, project, id, old[6], old[7], old[12], old[4], now)
   end
   -- What came in after its end counts, too.
   local counted = redis.call('HMGET', run_key, 'a_points', 'a_last')

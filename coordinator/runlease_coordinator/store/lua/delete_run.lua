@@ -20,11 +20,8 @@ local confirmed = is_confirmed(run[7], epoch)
 if quarantine > 0 and not confirmed then return unconfirmed(now, epoch, quarantine) end
 if confirmed and run[3] == '' and now < tonumber(run[4]) then return {'HELD', text(now), redis.call('HGETALL', run_key)} end
 local ending = run[3]
-if ending == '' then -- expired and not swept yet
-  local kind
-  local ended = math.min(now, tonumber(run[4]))
-  ending, kind = end_lease(KEYS[3], run_key, fence, run[5], '', run[6], 'crashed', ended, 'expired')
-  event(KEYS[6], ended, project, id, kind, fence, run[5])
+if ending == '' then
+  ending = end_expired(KEYS[3], run_key, KEYS[6], project, id, fence, run[5], run[6], run[4], now)
 end
 redis.call('HSET', run_key, 'end', ending, 'deleted', text(now), 'updated', text(now),
   'expiry', '0', 'avail', '0') -- its holder does not get it back, not even if it is undeleted

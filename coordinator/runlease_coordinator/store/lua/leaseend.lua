@@ -30,3 +30,12 @@ local function end_lease(attempts_key, run_key, fence, attempt, ending, sync, ou
   if note then redis.call('HSET', attempts_key, attempt .. '.' .. note, value) end
   return outcome, kind
 end
+
+-- Ends the lease of a record that says it lives, though it has expired and was not swept yet, or was lost; the caller
+-- writes the record. Returns the record's end.
+local function end_expired(attempts_key, run_key, events_key, project, id, fence, attempt, sync, expiry, now)
+  local ended = math.min(now, tonumber(expiry))
+  local ending, kind = end_lease(attempts_key, run_key, fence, attempt, '', sync, 'crashed', ended, 'expired')
+  event(events_key, ended, project, id, kind, fence, attempt)
+  return ending
+end

@@ -31,10 +31,7 @@ if not old[1] then
 elseif tonumber(old[6]) < number then
   previous = old[4]
   if previous == '' then
-    local kind
-    local ended = math.min(now, tonumber(old[5]))
-    previous, kind = end_lease(attempts_key, run_key, old[2], old[6], '', old[7], 'crashed', ended, 'expired')
-    event(events_key, ended, project, id, kind, old[2], old[6])
+    previous = end_expired(attempts_key, run_key, events_key, project, id, old[2], old[6], old[7], old[5], now)
   end
   local counted = redis.call('HMGET', run_key, 'a_points', 'a_last')
   redis.call('HSET', attempts_key, old[6] .. '.points', counted[1], old[6] .. '.last', counted[2])
