@@ -328,6 +328,17 @@ def test_a_clock_that_was_put_on_grants_nothing_and_starts_a_quarantine(
     assert caught.value.retry_after_ms < 64_000
 
 
+def test_a_clock_that_was_put_on_closes_a_store_for_the_leases_of_before_it_was_lowered(
+    live: LiveStore, project: str, losses: Losses
+) -> None:
+    live.acquire(project)
+    live.raw.hset(losses.meta, "quarantine_us", 300_000_000)  # as of leases of 292 s, where 60 s are the longest now
+    put_clock_on(live, losses, 5.0)
+    with pytest.raises(Unavailable) as caught:
+        live.acquire(project, "another")
+    assert 299_000 < caught.value.retry_after_ms < 301_000
+
+
 def test_a_request_that_was_slow_is_decided_with_a_fresh_look_at_the_clock(
     live: LiveStore, project: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

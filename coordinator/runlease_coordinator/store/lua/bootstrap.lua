@@ -12,9 +12,7 @@ local incarnation, epoch, until_us = meta[1], tonumber(meta[2] or meta[1] and 0 
 local was_max_ttl, was_replicas = meta[3] or ARGV[3], meta[4] or '0'
 local max_ttl = ARGV[1] ~= '' and ARGV[1] or was_max_ttl
 local replicas = ARGV[2] ~= '' and ARGV[2] or was_replicas
--- Deadlines by the holders' clocks, which may run 1 % slower or faster, and what the store's may gain unseen. Once
--- lowered, longer leases may still be out there: the longer quarantine stays.
-local quarantine_us = how == 'embedded' and 0 or math.max(max_ttl * 1.02 + 2000000, tonumber(meta[5] or 0))
+local quarantine_us = how == 'embedded' and 0 or quarantine_after(max_ttl, meta[5])
 local verdict = 'PRESENT'
 if not incarnation or how == 'embedded' then
   verdict, incarnation = 'OPENED', incarnation_of(tonumber(replicas))

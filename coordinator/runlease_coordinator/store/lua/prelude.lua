@@ -21,6 +21,13 @@ local function incarnation_of(replicas)
   return string.match(info, 'master_replid:(%x+)') .. ':' .. string.match(info, 'sync_full:(%d+)'), online
 end
 
+-- How long (us) until all leases of at most so long have ended, by deadlines of the holders' clocks, which may run 1 %
+-- slower or faster, and with what the store's may gain unseen. earlier: how long it was before the longest lease was
+-- lowered; longer ones may still be out there.
+local function quarantine_after(max_ttl_us, earlier)
+  return math.max(max_ttl_us * 1.02 + 2000000, tonumber(earlier or 0))
+end
+
 -- Compares the store's incarnation with the one that opened the partition. A change means restart, failover or restore:
 -- a new epoch, and no grants until every lease that may have been lost has expired. A store that loses nothing (its
 -- quarantine is 0) has none. Too few replicas are refused first: the old primary may still be heard where the rest is.

@@ -9,7 +9,7 @@ if refusal then return refusal end
 if ARGV[1] == '' or now <= tonumber(ARGV[1]) then return {'TOLD', text(now)} end
 if quarantine == 0 then
   -- As long as after a loss, also of a store that has none after losses.
-  quarantine = math.ceil(redis.call('HGET', KEYS[1], 'max_ttl_us') * 1.02) + 2000000
+  quarantine = quarantine_after(unpack(redis.call('HMGET', KEYS[1], 'max_ttl_us', 'quarantine_us')))
   redis.call('HSET', KEYS[1], 'quarantine_until_us', text(now + quarantine))
 end
 return {'QUARANTINE', text(now), text(quarantine)}
