@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from tests.support.cli import bootstrap
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.redis import RedisServer
 from tests.support.sentinels import SentinelSite
@@ -62,8 +63,7 @@ def two_behind_sentinels(max_ttl_s: float = 60.0) -> Iterator[tuple[SentinelSite
 
 
 def _two(url: str, stack: ExitStack, *flags: str) -> list[CoordinatorProcess]:
-    command = [sys.executable, "-m", "runlease", "bootstrap", *flags, url]
-    subprocess.run(command, check=True, capture_output=True)
+    bootstrap(url, *flags)
     return [stack.enter_context(_coordinator("--store", url, *flags)) for _ in range(2)]
 
 

@@ -9,8 +9,6 @@ same with two replicas that nobody waits for; and with two replicas, one of whic
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,6 +20,7 @@ from runlease_coordinator.store.server_binary import find_server
 
 from tests.bench.leases import Runlease, calls_a_second, median_ms, new_name, rate
 from tests.bench.rounds import interleave
+from tests.support.cli import bootstrap
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.nodes import Node
 
@@ -41,8 +40,7 @@ def coordinator(replicas: int, data_nodes: int) -> Iterator[str]:
         for node in others:
             node.follow(primary)
         flags = ("--data-nodes", str(data_nodes))
-        command = [sys.executable, "-m", "runlease", "bootstrap", *flags, primary.tcp_url]
-        subprocess.run(command, check=True, capture_output=True)
+        bootstrap(primary.tcp_url, *flags)
         process = CoordinatorProcess("--store", primary.tcp_url, "--log-level", "error", *flags)
         stack.callback(process.close)
         yield process.start().address

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 from runlease_coordinator.store.server_binary import find_server
 
+from tests.support.cli import bootstrap
 from tests.support.clock import WallClock
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.puppet import Puppet
@@ -53,8 +52,7 @@ def start_store(stack: ExitStack, redis_binary: str) -> Callable[..., tuple[Redi
         server = RedisServer("appendonly yes", f"appendfsync {sync}", binary=binary, clock=clock)
         stack.callback(server.close)
         flags = ("--max-ttl", str(max_ttl_s))
-        opening = [sys.executable, "-m", "runlease", "bootstrap", *flags, server.url]
-        subprocess.run(opening, check=True, capture_output=True)
+        bootstrap(server.url, *flags)
         coordinator = CoordinatorProcess(*flags, "--lock-delay", "0", "--store", server.url, variant=variant)
         stack.callback(coordinator.close)
         return server, coordinator.start()

@@ -6,8 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from random import Random
 
 import redis
 
+from tests.support.cli import bootstrap
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
 from tests.support.redis import RedisServer
@@ -59,7 +58,7 @@ class Site:
         assert binary is not None, "redis-server is not installed: --store embedded needs none"
         server = RedisServer("appendonly yes", "appendfsync always", binary=binary)
         self._stack.callback(server.close)
-        subprocess.run([sys.executable, "-m", "runlease", "bootstrap", server.url], check=True, capture_output=True)
+        bootstrap(server.url)
         return server
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import runlease
 
-from tests.support.cli import RUNLEASE, Cli
+from tests.support.cli import RUNLEASE, Cli, bootstrap
 from tests.support.clock import WallClock
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.decisions import is_granted
@@ -57,8 +57,7 @@ def test_a_wiped_store_whose_clock_is_behind(
         # It is told twice: nothing is decided before somebody says that data are lost, and doctor sees the clock.
         with pytest.raises(runlease.CoordinatorUnavailable, match="lost its data"):
             client.acquire("p", "r", nonce="2", resume="allow")
-        opening = ["bootstrap", "--lost-data", "--max-ttl", str(_TTL_S), server.url]
-        subprocess.run([*RUNLEASE, *opening], check=True, capture_output=True)
+        bootstrap(server.url, "--lost-data", "--max-ttl", str(_TTL_S))
         doctor = subprocess.run(
             [*RUNLEASE, "doctor", "-o", "json", "--store", server.url], check=False, capture_output=True, text=True
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
@@ -11,6 +9,7 @@ import pytest
 import runlease
 from runlease_coordinator.store.server_binary import find_server
 
+from tests.support.cli import bootstrap
 from tests.support.clock import WallClock
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.puppet import Puppet, Refused
@@ -71,10 +70,6 @@ def test_clocks_of_trainers_and_coordinators_do_not_count(
         holder.resume()
         assert taken["fence"] > granted["fence"]
         assert holder.call("wait_lost", timeout=20)
-
-
-def bootstrap(url: str) -> None:
-    subprocess.run([sys.executable, "-m", "runlease", "bootstrap", url], check=True, capture_output=True)
 
 
 def store_time_us(store: RedisServer) -> int:

@@ -14,11 +14,11 @@ from runlease_coordinator.store.keys import run_keys
 from runlease_coordinator.store.scripts import Script
 from runlease_coordinator.store.store import Store
 
-from tests.support.cli import Cli
+from tests.support.cli import Cli, bootstrap
 from tests.support.clusters import ClusterSite
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.nodes import Node
-from tests.support.puppet import Puppet
+from tests.support.puppet import Puppet, see_trained
 from tests.support.wait import until
 
 LOG = run_keys("p", "r").log
@@ -31,10 +31,6 @@ def site(redis_binary: str) -> Iterator[ClusterSite]:
     site = ClusterSite(binary=redis_binary, replicas=1)
     yield site
     site.close()
-
-
-def bootstrap(url: str) -> None:
-    subprocess.run([sys.executable, "-m", "runlease", "bootstrap", url], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("fate", ["killed", "frozen"])
@@ -61,10 +57,7 @@ def test_a_training_goes_on_with_the_replica_that_is_promoted(
         until(lambda: before.role == "slave")
         trainer.call("train", start=2000, stop=3000)
         assert trainer.call("flush")
-        rows = client.history("p", "r", keys=["loss"]).rows()
-        assert [(row.step, row.value) for row in rows] == [(step, float(step)) for step in range(3000)]
-        run = client.get_run("p", "r")
-        assert (run.fence, run.attempt) == (granted["fence"], 1)
+        see_trained(client, granted, 3000)
     assert trainer.call("finish")
     assert "Traceback" not in coordinator.log.read_text()
 
@@ -93,10 +86,7 @@ def test_a_training_goes_on_while_its_slot_moves_key_by_key(
     site.finish_migration(slot, source, target)
     assert trainer.call("flush")
     with runlease.Client(coordinator.address, timeout_s=30) as client:
-        rows = client.history("p", "r", keys=["loss"]).rows()
-        assert [(row.step, row.value) for row in rows] == [(step, float(step)) for step in range(2000)]
-        run = client.get_run("p", "r")
-        assert (run.fence, run.attempt) == (granted["fence"], 1)
+        see_trained(client, granted, 2000)
     assert site.owner(LOG) is target
     assert trainer.call("finish")
     assert "Traceback" not in coordinator.log.read_text()

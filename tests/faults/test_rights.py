@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import redis
 import runlease
 
+from tests.support.cli import RUNLEASE, bootstrap
 from tests.support.clusters import ClusterSite
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.nodes import Node
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes t
 
 USERS = (Path(__file__).resolve().parents[2] / "deploy" / "users.conf").read_text()
 #: The lines of deploy/users.conf: of data nodes, and, commented out there, of Sentinels.
-RUNLEASE = next(line for line in USERS.splitlines() if line.startswith("user runlease "))
+COORDINATOR = next(line for line in USERS.splitlines() if line.startswith("user runlease "))
 WATCHER = next(line for line in USERS.splitlines() if line.startswith("# user watcher ")).removeprefix("# ")
 
 
@@ -43,7 +43,7 @@ class Stores:
 
     def start(self, kind: str) -> tuple[str, list[Node]]:
         """Return the URL of a store for the least user, and its data nodes."""
-        own = (*self._tls, RUNLEASE)
+        own = (*self._tls, COORDINATOR)
         if kind == "server":
             node = Node(*own, binary=self._binary)
             self._stack.callback(node.close)
@@ -68,7 +68,7 @@ def stores(tmp_path: Path, redis_binary: str) -> Iterator[Stores]:
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "runlease", *words], capture_output=True, text=True, timeout=60)
+    return subprocess.run([*RUNLEASE, *words], capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("kind", ["server", "sentinel", "cluster"])
@@ -79,8 +79,7 @@ def test_the_example_of_a_user_has_all_rights_that_a_coordinator_needs(
     start_puppet: Callable[..., Puppet],
 ) -> None:
     url, nodes = stores.start(kind)
-    opened = run("bootstrap", url)
-    assert opened.returncode == 0, opened.stderr
+    bootstrap(url)
     coordinator = start_coordinator("--store", url)
     trainer = start_puppet(coordinator)
     trainer.call("init", project="p", id="r", resume="allow")
@@ -110,10 +109,10 @@ def test_the_example_of_a_user_has_all_rights_that_a_coordinator_needs(
 def test_a_right_that_is_taken_away_is_named_and_comes_back(
     redis_binary: str, start_coordinator: Callable[..., CoordinatorProcess]
 ) -> None:
-    server = RedisServer(RUNLEASE, binary=redis_binary)
+    server = RedisServer(COORDINATOR, binary=redis_binary)
     try:
         url = server.url.replace("unix://", "unix://runlease:change-me@")
-        assert run("bootstrap", url).returncode == 0
+        bootstrap(url)
         coordinator = start_coordinator("--store", url)
         with (
             runlease.init(project="p", id="r", coordinator=coordinator.address) as training,

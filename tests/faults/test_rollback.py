@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 import runlease
 
-from tests.support.cli import Cli
+from tests.support.cli import Cli, bootstrap
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.puppet import Puppet
 from tests.support.redis import RedisServer, Snapshot
@@ -23,7 +21,7 @@ FORGOTTEN_S = 6.0
 @pytest.fixture
 def server(redis_binary: str) -> Iterator[RedisServer]:
     server = RedisServer("appendonly yes", "appendfsync always", binary=redis_binary)
-    subprocess.run([sys.executable, "-m", "runlease", "bootstrap", server.url], check=True, capture_output=True)
+    bootstrap(server.url)
     yield server
     server.close()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,8 +11,9 @@ from runlease_coordinator.store.keys import run_keys
 from runlease_coordinator.store.places import Primary
 from runlease_coordinator.storeurl import StoreUrl
 
+from tests.support.cli import bootstrap
 from tests.support.coordinator import CoordinatorProcess
-from tests.support.puppet import Puppet
+from tests.support.puppet import Puppet, see_trained
 from tests.support.sentinels import SERVICE, Sentinel, SentinelSite
 from tests.support.wait import until
 
@@ -37,8 +36,7 @@ def test_a_training_goes_on_with_the_primary_that_is_named_next(
     start_puppet: Callable[..., Puppet],
 ) -> None:
     settings = ("--data-nodes", "3")
-    command = [sys.executable, "-m", "runlease", "bootstrap", *settings, site.url]
-    subprocess.run(command, check=True, capture_output=True)
+    bootstrap(site.url, *settings)
     coordinator = start_coordinator("--store", site.url, *settings)
     trainer = start_puppet(coordinator)
     granted = trainer.call("init", project="p", id="r", resume="allow", ttl=20)
@@ -63,9 +61,7 @@ def test_a_training_goes_on_with_the_primary_that_is_named_next(
         until(lambda: before.role == "slave")
         trainer.call("train", start=2000, stop=3000)
         assert trainer.call("flush")
-        rows = client.history("p", "r", keys=["loss"]).rows()
-        assert [(row.step, row.value) for row in rows] == [(step, float(step)) for step in range(3000)]
-        assert (client.get_run("p", "r").fence, client.get_run("p", "r").attempt) == (granted["fence"], 1)
+        see_trained(client, granted, 3000)
     assert trainer.call("finish")
     assert "Traceback" not in coordinator.log.read_text()
 

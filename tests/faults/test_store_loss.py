@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 import runlease
 from runlease_coordinator.store.server_binary import find_server
 
-from tests.support.cli import Cli
+from tests.support.cli import Cli, bootstrap
 from tests.support.clock import WallClock
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.puppet import Puppet, Refused
@@ -20,10 +18,6 @@ from tests.support.wait import until
 ALL_KEPT = ("appendonly yes", "appendfsync always")
 
 
-def bootstrap(server: RedisServer, *options: str) -> None:
-    subprocess.run([sys.executable, "-m", "runlease", "bootstrap", server.url, *options], check=True)
-
-
 @pytest.fixture
 def start_server(redis_binary: str) -> Iterator[Callable[..., RedisServer]]:
     """Start stores with options of Redis and of `runlease bootstrap`."""
@@ -31,7 +25,7 @@ def start_server(redis_binary: str) -> Iterator[Callable[..., RedisServer]]:
 
     def start(*options: str, opened: tuple[str, ...] = ()) -> RedisServer:
         started.append(RedisServer(*options, binary=redis_binary))
-        bootstrap(started[-1], *opened)
+        bootstrap(started[-1].url, *opened)
         return started[-1]
 
     yield start
@@ -70,7 +64,7 @@ def test_who_is_held_goes_on_under_its_fence_though_the_store_forgot_its_run(
         server.command("FLUSHALL")
         with runlease.Client(coordinator.address, timeout_s=1) as client:
             assert refusal(client, "r", "must").reason == "UNBOOTSTRAPPED"
-        bootstrap(server, "--lost-data")
+        bootstrap(server.url, "--lost-data")
     else:
         server.kill()
         server.start()
@@ -121,7 +115,7 @@ def test_a_store_whose_clock_is_put_on_grants_no_lease_that_is_held(
 ) -> None:
     server = RedisServer(*ALL_KEPT, binary=str(find_server().path), clock=wall_clock)
     try:
-        bootstrap(server)
+        bootstrap(server.url)
         coordinator = start_coordinator("--store", server.url, "--lock-delay", "1")
         trainer, other = start_puppet(coordinator), start_puppet(coordinator)
         trainer.call("init", project="p", id="r", resume="allow", ttl=30)

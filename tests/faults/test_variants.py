@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,8 @@ from runlease.leasestate import LeaseMachine
 from runlease_coordinator.store.server_binary import find_server
 
 from tests.faults.variants import ROOT, VARIANTS, patched
-from tests.support.coordinator import CoordinatorProcess
+from tests.support.cli import bootstrap
+from tests.support.coordinator import CoordinatorProcess, program
 from tests.support.nodes import Node
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
 from tests.support.puppet import Puppet
@@ -147,7 +147,7 @@ def test_what_is_acknowledged_is_in_the_store(variant: str | None, start: Callab
         stack.callback(node.close)
         proxy = Proxy(node.address)
         stack.callback(proxy.close)
-        subprocess.run([sys.executable, "-m", "runlease", "bootstrap", node.tcp_url], check=True, capture_output=True)
+        bootstrap(node.tcp_url)
         coordinator = start("--store", f"redis://{proxy.address}", variant=variant)
         puppet = Puppet(coordinator.env)
         stack.callback(puppet.close)
@@ -181,8 +181,7 @@ def test_what_is_rotten_in_a_spool_is_no_point(
             assert puppet.call("flush")
         puppet.kill()
     _rot(tmp_path)
-    module = ["tests.faults.variants", variant] if variant else ["runlease"]
-    command = [sys.executable, "-m", *module, "sync", str(tmp_path)]
+    command = [*program(variant), "sync", str(tmp_path)]
     subprocess.run(command, env=coordinator.env, cwd=ROOT, check=False, capture_output=True)
     with runlease.Client(coordinator.address) as client:
         values = {row.value for row in client.history("p", "r", keys=["loss"]).rows()}

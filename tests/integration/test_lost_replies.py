@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -15,6 +13,7 @@ from runlease.channel import Caller, open_channel
 from runlease.v1 import leases_pb2, leases_pb2_grpc, runs_pb2
 from runlease_coordinator.store.keys import run_keys
 
+from tests.support.cli import bootstrap
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.proxy import TO_CLIENT, Proxy
 from tests.support.redis import RedisServer, free_port
@@ -270,7 +269,7 @@ def cornered(
     store: tuple[RedisServer, Proxy], start_coordinator: Callable[..., CoordinatorProcess], project: str
 ) -> Iterator[Victim]:
     url = f"redis://{store[1].address}/0"
-    subprocess.run([sys.executable, "-m", "runlease", "bootstrap", url], check=True, capture_output=True)
+    bootstrap(url)
     victim = Victim(start_coordinator("--store", url).address, project)
     yield victim
     victim.close()

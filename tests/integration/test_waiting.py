@@ -15,6 +15,7 @@ import runlease
 from runlease.holder import this_process
 from runlease_coordinator.store.keys import run_keys
 
+from tests.support.cli import bootstrap
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.proxy import TO_CLIENT, Proxy
 from tests.support.puppet import Puppet, Refused
@@ -53,8 +54,7 @@ def store(redis_binary: str) -> Iterator[RedisServer]:
 @pytest.fixture
 def two(store: RedisServer, start_coordinator: StartCoordinator) -> list[CoordinatorProcess]:
     """Two coordinators on one store."""
-    command = [sys.executable, "-m", "runlease", "bootstrap", store.url]
-    subprocess.run(command, check=True, capture_output=True)
+    bootstrap(store.url)
     return [start_coordinator("--store", store.url, "--lock-delay", "1") for _ in range(2)]
 
 

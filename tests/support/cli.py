@@ -7,7 +7,9 @@ import subprocess
 import sys
 from typing import Any
 
-RUNLEASE = (sys.executable, "-m", "runlease")
+from tests.support.coordinator import program
+
+RUNLEASE = program()
 #: In the environment of every command; none may print it.
 SECRET = "s3cret-token"
 
@@ -40,6 +42,15 @@ class Cli:
             raise AssertionError(f"bare {constant} in JSON")
 
         return json.loads(self(*args, "-o", "json").stdout, parse_constant=refuse)
+
+
+def bootstrap(url: str, *flags: str, variant: str | None = None) -> str:
+    """Open a store for coordinators, with a variant as a known-bad one does; returns what was said."""
+    command = [*program(variant), "bootstrap", *flags, url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    return said
 
 
 def without_module(module: str, *args: str, env: dict[str, str]) -> str:

@@ -19,6 +19,11 @@ ROOT = str(Path(__file__).resolve().parents[2])
 PATHS = [ROOT, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
+def program(variant: str | None = None) -> tuple[str, ...]:
+    """Return the command `runlease`; with a variant a known-bad one (tests/faults/variants.py)."""
+    return (sys.executable, "-m", *(("tests.faults.variants", variant) if variant else ("runlease",)))
+
+
 class CoordinatorProcess:
     """One `runlease serve` on loopback; `restart` keeps its port and its directory."""
 
@@ -27,7 +32,7 @@ class CoordinatorProcess:
         self.directory = Path(tempfile.mkdtemp(prefix="rlt-", dir="/tmp"))
         self.data_dir = self.directory / "data"
         self.flags = [*flags, *(("--server-binary", server_binary) if server_binary else ())]
-        self._module = ("runlease",) if variant is None else ("tests.faults.variants", variant)
+        self._program = program(variant)
         self.address = "127.0.0.1:0"
         self.log = self.directory / "coordinator.log"
         self.process: subprocess.Popen[str] | None = None
@@ -48,7 +53,7 @@ class CoordinatorProcess:
         return int(json.loads((self.data_dir / "store.json").read_text())["pid"])
 
     def start(self) -> CoordinatorProcess:
-        command = [sys.executable, "-m", *self._module, "serve", "--listen", self.address]
+        command = [*self._program, "serve", "--listen", self.address]
         environment = self.env | {"XDG_RUNTIME_DIR": str(self.directory), "PYTHONPATH": os.pathsep.join(PATHS)}
         with self.log.open("a") as log:
             self.process = subprocess.Popen(

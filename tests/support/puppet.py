@@ -14,9 +14,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.support.coordinator import PATHS
+
+if TYPE_CHECKING:
+    import runlease
 
 ANSWER_TIMEOUT_S = 60.0
 
@@ -126,6 +129,14 @@ class Puppet:
             if stream and not stream.closed:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+def see_trained(client: runlease.Client, granted: dict[str, Any], stop: int) -> None:
+    """See that run p/r has each step below `stop` that `train` logged, once and in order, under its only grant."""
+    rows = client.history("p", "r", keys=["loss"]).rows()
+    assert [(row.step, row.value) for row in rows] == [(step, float(step)) for step in range(stop)]
+    run = client.get_run("p", "r")
+    assert (run.fence, run.attempt) == (granted["fence"], 1)
 
 
 class Stage:

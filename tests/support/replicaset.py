@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 
 from runlease_coordinator.store.keys import partition_keys, partition_of
 
+from tests.support.cli import bootstrap
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.nodes import Node
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
@@ -28,9 +27,7 @@ class ReplicaSet:
             self.nodes = [self._stack.enter_context(contextlib.closing(Node(binary=binary))) for _ in range(nodes)]
             for replica in self.nodes[1:]:
                 self.follow(replica, self.nodes[0])
-            module = ("runlease",) if variant is None else ("tests.faults.variants", variant)
-            opening = [sys.executable, "-m", *module, "bootstrap", *self._flags, self.nodes[0].tcp_url]
-            subprocess.run(opening, check=True, capture_output=True)
+            bootstrap(self.nodes[0].tcp_url, *self._flags, variant=variant)
         except BaseException:
             self.close()
             raise
