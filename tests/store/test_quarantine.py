@@ -298,9 +298,9 @@ def test_an_epoch_rises_though_the_clock_is_behind(live: LiveStore, project: str
 # The store's clock
 
 
-def put_clock_on(live: LiveStore, losses: Losses, by_s: float) -> None:
+def put_clock_on(losses: Losses, by_s: float) -> None:
     """Let the store's clock be that far ahead of what the coordinator has seen of it until now."""
-    guard = live.store._guard(losses.meta)
+    guard = losses.guard
     guard._lowest = deque((at, offset - int(by_s * 1e6)) for at, offset in guard._lowest)
 
 
@@ -309,7 +309,7 @@ def test_a_clock_that_was_put_on_grants_nothing_and_starts_a_quarantine(
 ) -> None:
     grant = live.acquire(project, ttl_us=20_000)
     live.wait_past(grant.fence + 20_000)
-    put_clock_on(live, losses, 5.0)
+    put_clock_on(losses, 5.0)
     before = live.dump(project)
     with pytest.raises(Unavailable) as caught:
         live.acquire(project)
@@ -328,12 +328,21 @@ def test_a_clock_that_was_put_on_grants_nothing_and_starts_a_quarantine(
     assert caught.value.retry_after_ms < 64_000
 
 
+def test_a_clock_is_watched_for_as_long_as_the_longest_lease(live: LiveStore, losses: Losses) -> None:
+    assert losses.guard.window_s == 60.0
+    live.run(live.store.bootstrap("embedded", max_ttl_us=90_000_000, replicas=None))
+    try:
+        assert losses.guard.window_s == 90.0
+    finally:
+        live.run(live.store.bootstrap("embedded", max_ttl_us=60_000_000, replicas=None))
+
+
 def test_a_clock_that_was_put_on_closes_a_store_for_the_leases_of_before_it_was_lowered(
     live: LiveStore, project: str, losses: Losses
 ) -> None:
     live.acquire(project)
     live.raw.hset(losses.meta, "quarantine_us", 300_000_000)  # as of leases of 292 s, where 60 s are the longest now
-    put_clock_on(live, losses, 5.0)
+    put_clock_on(losses, 5.0)
     with pytest.raises(Unavailable) as caught:
         live.acquire(project, "another")
     assert 299_000 < caught.value.retry_after_ms < 301_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 from runlease_coordinator.domain.errors import Unconfirmed
 from runlease_coordinator.domain.leases import Acquisition, Claim, Grant, Renewal, ResumeMode
-from runlease_coordinator.store.keys import run_keys
+from runlease_coordinator.store.keys import partition_of, run_keys
 
 from tests.support.stores import HOLDER, TTL_US, LiveStore
 
@@ -18,6 +18,7 @@ class Losses:
     def __init__(self, live: LiveStore, project: str) -> None:
         self.live, self.project = live, project
         self.meta = live.meta(project)
+        self.guard = live.store._guards[partition_of(project)]
         self._prefix = run_keys(project, "r").partition.prefix
         self._raw = redis.Redis.from_url(live.embedded.url)
         self._kept: dict[bytes, bytes] = {}
@@ -46,7 +47,7 @@ class Losses:
     def mend(self) -> None:
         """Leave the partition as others want it."""
         self.live.raw.hset(self.meta, mapping={"quarantine_until_us": 0, "quarantine_us": 0})
-        self.live.store._guards.pop(self.meta, None)
+        self.guard._lowest.clear()
         self._raw.close()
 
     # Holders.

@@ -49,7 +49,7 @@ class ClockGuard:
     is TIME less the moment at which the request was sent: too high by the request's way, never too low.
     """
 
-    def __init__(self, window_s: float) -> None:
+    def __init__(self, window_s: float = 0.0) -> None:
         """Take for how long a sighting counts: the longest ttl, since a lease that old has ended anyway."""
         self.window_s = window_s
         #: (moment, offset in us), of which only those below all later ones matter: both rise.

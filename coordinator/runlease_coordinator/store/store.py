@@ -73,9 +73,7 @@ class Store:
             self.metrics = StoreConnection(place, "metrics", on_metrics)
             self.reads = StoreConnection(place, "reads")
         self._scripts = scripts()
-        #: By the partition's meta: partitions may lie on servers whose clocks differ.
-        self._guards: dict[str, ClockGuard] = {}
-        self._longest_ttl_s = 60.0
+        self._guards = [ClockGuard() for _ in range(PARTITIONS)]
 
     async def start(self, timeout_s: float = 5.0) -> None:
         """Connect.
@@ -88,8 +86,12 @@ class Store:
         times = [int(seconds) * 1_000_000 + int(us) for seconds, us in await self.control.everywhere("TIME")]
         for clock in self.clocks:  # the first answer of each partition says it exactly
             clock.observe(min(times))
+        await self._learn_longest_ttl()
+
+    async def _learn_longest_ttl(self) -> None:
         longest_ttl_us = await self.control.call("HGET", partition_keys(0).meta, "max_ttl_us")
-        self._longest_ttl_s = int(longest_ttl_us or 60e6) / 1e6
+        for guard in self._guards:
+            guard.window_s = int(longest_ttl_us or 0) / 1e6  # not opened yet: there are no leases
 
     def clock_of(self, project: str) -> StoreClock:
         """Return the clock of a project's partition."""
@@ -113,9 +115,9 @@ class Store:
         answer = await (on or self.control).run(self._scripts[name], keys, args)
         verdict = answer[0].decode()
         if len(answer) > 1:
-            now_us = int(answer[1])
-            self.clocks[partition_of_key(keys[0])].observe(now_us)
-            self._guard(keys[0]).observe(now_us, sent_at)
+            now_us, partition = int(answer[1]), partition_of_key(keys[0])
+            self.clocks[partition].observe(now_us)
+            self._guards[partition].observe(now_us, sent_at)
         match verdict:
             case "UNBOOTSTRAPPED":
                 lost = "this store was never opened, or has lost its data: run `runlease bootstrap --lost-data`"
@@ -135,7 +137,7 @@ class Store:
 
     def believable_us(self, meta: str) -> int:
         """Return the latest TIME to believe now in the partition of ``meta``."""
-        return self._guard(meta).latest_us(suspend_aware())
+        return self._guards[partition_of_key(meta)].latest_us(suspend_aware())
 
     async def judge_clock(self, meta: str) -> None:
         """Find out why a request met a TIME beyond belief: it was slow, or the clock stepped: then quarantine starts.
@@ -154,12 +156,6 @@ class Store:
                 meta,
             )
             await self.run("quarantine", (meta,), (latest_us,))
-
-    def _guard(self, meta: str) -> ClockGuard:
-        guard = self._guards.get(meta)
-        if guard is None:
-            guard = self._guards[meta] = ClockGuard(self._longest_ttl_s)
-        return guard
 
     async def shared_secret(self) -> bytes:
         """Return the secret that the coordinators of this store share; the first one makes it."""
@@ -194,6 +190,7 @@ class Store:
         verdicts = [
             (await self.run("bootstrap", (partition_keys(number).meta,), args))[0] for number in range(PARTITIONS)
         ]
+        await self._learn_longest_ttl()
         return verdicts.count("OPENED"), verdicts.count("CHANGED")
 
     async def terms(self) -> set[Terms | None]:
