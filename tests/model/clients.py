@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.model.cluster import Cluster, Step, Written
-from tests.model.scripts import Gate, abandon, acquire, force_break, release, renew, revoke
-from tests.model.state import Client, Past, Reply, State
+from tests.model.scripts import Gate, abandon, acquire, confirmed, force_break, release, renew, revoke
+from tests.model.state import Client, Past, Record, Reply, State, Token
 
 
 class Clients(Cluster):
@@ -28,6 +28,8 @@ class Clients(Cluster):
     def _without_late_reply(self, state: State, client: Client) -> Client:
         reply = client.reply
         if reply is None or reply.kind == "grant" or not self.rules.deadline_from_sending:
+            return client
+        if reply.token.fence > client.fence == reply.named:  # tells a new fence, if nothing else
             return client
         useless = reply.sent + reply.remaining <= max(state.now, client.deadline)
         discarded = self.rules.late_reply_discarded and reply.as_holder and not state.held(client)
@@ -51,7 +53,9 @@ class Clients(Cluster):
                 name = state.primaries[index].name
                 yield Step(f"{name}: the sweeper looks; left of the quarantine: {left}", gated)
             yield from self._acquires(state, index)
-            yield from self._renewals(gated, index, gate)
+            lost = not confirmed(gated.primaries[index].dataset.record, gate)
+            judged = lost and self.rules.reinstatement_is_guarded
+            yield from self._renewals(*self.pass_gate(state, index, grants=judged), index)
             yield from self._releases(gated, index, gate)
             yield from self._breaks(gated, index, gate)
 
@@ -76,7 +80,7 @@ class Clients(Cluster):
             return None
         past = client.past
         if client.fence and not client.releasing:  # suspended: another process starts in its place
-            past = (*past, Past(client.fence, client.claims, released=False))
+            past = (*past, Past(client.token, client.claims, released=False))
         nonces, calls = client.nonces + 1, min(1, self.bounds.calls)
         return Client(nonce=2 * nonces + who, nonces=nonces, calls=calls, past=past, abandoned=client.abandoned)
 
@@ -89,7 +93,8 @@ class Clients(Cluster):
         double = not granted.repeated and client.nonce in dataset.spent
         asked = self._with_client(state, who, client)
         what = "the same grant again" if granted.repeated else "a grant"
-        reply = Reply("grant", granted.fence, state.now, granted.remaining, call=client.calls)
+        token = Token(granted.fence, granted.dataset.record.attempt, client.nonce)
+        reply = Reply("grant", token, state.now, granted.remaining)
         label = f"{name}: {what} to client {who + 1} (nonce {client.nonce}), fence {granted.fence}"
         writes = self.write(asked, index, granted.dataset)
         if granted.repeated and not self.rules.retry_is_a_write:
@@ -98,19 +103,22 @@ class Clients(Cluster):
             if not written.acked:
                 yield Step(f"{label}; WAIT fails{_had_by(written)}", written.state, "I4" if double else "")
                 continue
-            violated = "I4" if double else self._grant_violates(written.state, index, granted.fence, granted.repeated)
-            after = written.state._replace(granted=tuple(sorted({*state.granted, granted.fence})))
+            violated = "I4" if double else self._grant_violates(written.state, index, token, granted.repeated)
+            after = self._granted(written.state, token)
             told = f"{label}, {granted.remaining} left, acknowledged{_had_by(written)}"
             yield Step(told, self._with_client(after, who, after.clients[who]._replace(reply=reply)), violated)
 
-    def _grant_violates(self, state: State, index: int, fence: int, repeated: bool) -> str:
-        if repeated and fence in state.granted:
+    def _grant_violates(self, state: State, index: int, token: Token, repeated: bool) -> str:
+        if repeated and (token.fence, token.nonce) in state.granted:
             return ""
         if not repeated and state.now - state.primaries[index].since < self.timing.max_ttl:
             return "I11"
-        if state.granted and fence <= state.granted[-1]:
-            return "I2"
-        return ""
+        return "I2" if token.fence <= state.newest[0] else ""
+
+    @staticmethod
+    def _granted(state: State, token: Token) -> State:
+        """Remember an acknowledged grant."""
+        return state._replace(granted=tuple(sorted({*state.granted, (token.fence, token.nonce)})))
 
     def _gives_up(self, state: State, who: int) -> Step:
         client = state.clients[who]
@@ -120,7 +128,7 @@ class Clients(Cluster):
 
     # Renew.
 
-    def _renewals(self, state: State, index: int, gate: Gate) -> Iterator[Step]:
+    def _renewals(self, state: State, gate: Gate, index: int) -> Iterator[Step]:
         for who in self.bounds.renews:
             client = state.clients[who]
             if client.fence and not client.releasing:
@@ -132,8 +140,7 @@ class Clients(Cluster):
                         yield from self._renewal(state, index, gate, who, sent, client.claims, as_holder=True)
                     yield from self._renewal(state, index, gate, who, state.now, 0, as_holder=False)
             for past in client.past:
-                if past.claims:
-                    yield from self._late_renewal(state, index, gate, who, past)
+                yield from self._late_renewal(state, index, gate, who, past)
 
     def _claim_counts(self, gate: Gate, claims: int) -> bool:
         return bool(claims >> gate.incarnation & 1) or not self.rules.claim_names_incarnation
@@ -141,52 +148,71 @@ class Clients(Cluster):
     def _renewal(
         self, state: State, index: int, gate: Gate, who: int, sent: int, claims: int, *, as_holder: bool
     ) -> Iterator[Step]:
-        fence = state.clients[who].fence
-        counts = as_holder and self._claim_counts(gate, claims)
-        before = state.primaries[index].dataset
-        renewed = renew(self.rules, self.timing, before, gate, fence, as_holder=counts)
-        if renewed is None:
-            return
+        token = state.clients[who].token
         how = "renews" if as_holder and sent == state.now else "renews as suspended"
         if as_holder and sent < state.now:
             how = f"renews by a request it sent at {sent}, while HELD,"
-        violated = self._token_violates(state, index, fence)
-        reply = Reply("renewal", fence, sent, self.timing.ttl, as_holder)
-        label = f"{state.primaries[index].name}: client {who + 1} {how} fence {fence}"
-        for written in self.write(state, index, renewed):
-            if not written.acked:
-                yield Step(f"{label}; WAIT fails{_had_by(written)}", written.state, violated)
+        label = f"{state.primaries[index].name}: client {who + 1} {how} fence {token.fence}"
+        counts = as_holder and self._claim_counts(gate, claims)
+        for step, answered in self._renewed(state, index, gate, token, label, as_holder=counts):
+            if answered is None:
+                yield step
                 continue
-            replied = written.state.clients[who]._replace(reply=reply)
-            after = self._with_client(written.state, who, replied)
-            yield Step(f"{label}, acknowledged{_had_by(written)}", after, violated)
+            reply = Reply("renewal", answered, sent, self.timing.ttl, as_holder, named=token.fence)
+            replied = step.state.clients[who]._replace(reply=reply)
+            yield step._replace(state=self._with_client(step.state, who, replied))
 
     def _late_renewal(self, state: State, index: int, gate: Gate, who: int, past: Past) -> Iterator[Step]:
-        counts = self._claim_counts(gate, past.claims)
-        before = state.primaries[index].dataset
-        renewed = renew(self.rules, self.timing, before, gate, past.fence, as_holder=counts)
+        label = (
+            f"{state.primaries[index].name}: a late renewal of client {who + 1} for fence {past.token.fence} arrives"
+        )
+        for counts in {False, bool(past.claims) and self._claim_counts(gate, past.claims)}:
+            for step, _ in self._renewed(state, index, gate, past.token, label, as_holder=counts):
+                yield step
+
+    def _renewed(
+        self, state: State, index: int, gate: Gate, token: Token, label: str, *, as_holder: bool
+    ) -> Iterator[tuple[Step, Token | None]]:
+        """Yield what comes of a renewal, and the token that is answered; None: WAIT failed."""
+        before = state.primaries[index].dataset.record
+        renewed = renew(self.rules, self.timing, state.primaries[index].dataset, gate, token, as_holder=as_holder)
         if renewed is None:
             return
-        violated = self._token_violates(state, index, past.fence)
-        label = f"{state.primaries[index].name}: a late renewal of client {who + 1} for fence {past.fence} arrives"
+        answered = token._replace(fence=renewed.record.fence)
+        new = answered.fence > max(before.fence, token.fence)
+        if new:
+            label = f"{label}: reinstated under fence {answered.fence}"
+        violated = self._token_violates(state, index, token, before, answered.fence)
         for written in self.write(state, index, renewed):
-            yield Step(label, written.state, violated)
+            if not written.acked:
+                yield Step(f"{label}; WAIT fails{_had_by(written)}", written.state, violated), None
+                continue
+            told = f"{label}, acknowledged{_had_by(written)}"
+            if new:
+                wrong = violated or self._grant_violates(written.state, index, answered, repeated=False)
+                yield Step(told, self._granted(written.state, answered), wrong), answered
+            else:
+                yield Step(told, written.state, violated), answered
 
-    def _token_violates(self, state: State, index: int, fence: int) -> str:
-        """Name I5 if a change under this fence, on the elected primary, comes after a newer grant."""
-        if index < len(state.primaries) - 1 or not state.granted or fence >= state.granted[-1]:
-            return ""
-        return "" if self.excused(state, fence) else "I5"
+    def _token_violates(self, state: State, index: int, token: Token, before: Record, fence: int) -> str:
+        """Name I5 if a token changes another's record, or one that is below a newer grant gets no fence above it.
 
-    def excused(self, state: State, fence: int) -> bool:
-        """Whether the promise does not hold for this fence: broken by force, and the break perhaps lost."""
-        return fence in state.broken and state.losses > 0 and not self.bounds.judges_broken
+        On the elected primary. ``fence``: the record's after the change.
+        """
+        others = token.fence <= before.fence and token.nonce != before.nonce
+        newest, nonce = state.newest
+        below = fence < newest and token.nonce != nonce and index == len(state.primaries) - 1
+        return "I5" if (others or below) and not self.excused(state, token.nonce) else ""
+
+    def excused(self, state: State, nonce: int) -> bool:
+        """Whether the promise does not hold for this lease: broken by force, and the break perhaps lost."""
+        return nonce in state.broken and state.losses > 0 and not self.bounds.judges_broken
 
     # Release, break.
 
     def _sends_release(self, state: State, who: int) -> Step:
         client = state.clients[who]
-        past = (*client.past, Past(client.fence, client.claims, released=True))
+        past = (*client.past, Past(client.token, client.claims, released=True))
         if self.rules.release_ends_belief:
             client = Client(nonces=client.nonces, past=past, abandoned=client.abandoned)
         else:
@@ -198,19 +224,17 @@ class Clients(Cluster):
         for who, client in enumerate(state.clients):
             for past in client.past:
                 if past.released:
-                    yield from self._release(state, index, gate, who, past.fence)
+                    yield from self._release(state, index, gate, who, past.token)
             for nonce, call in client.abandoned:
                 yield from self._abandon(state, index, gate, nonce, call)
 
-    def _release(self, state: State, index: int, gate: Gate, who: int, fence: int) -> Iterator[Step]:
+    def _release(self, state: State, index: int, gate: Gate, who: int, token: Token) -> Iterator[Step]:
         before = state.primaries[index].dataset
-        released = release(self.rules, before, gate, fence)
+        released = release(self.rules, before, gate, token.fence)
         if released is None:
             return
-        violated = self._token_violates(state, index, fence)
-        if fence != before.record.fence:
-            violated = "I5"
-        label = f"{state.primaries[index].name}: the release of fence {fence} by client {who + 1} arrives"
+        violated = self._token_violates(state, index, token, before.record, before.record.fence)
+        label = f"{state.primaries[index].name}: the release of fence {token.fence} by client {who + 1} arrives"
         for written in self.write(state, index, released):
             yield Step(label, written.state, violated)
 
@@ -229,7 +253,7 @@ class Clients(Cluster):
         fence = dataset.record.fence
         broken = force_break(self.rules, dataset, gate)
         if broken is not None:
-            marked = state._replace(broken=tuple(sorted({*state.broken, fence})))
+            marked = state._replace(broken=tuple(sorted({*state.broken, dataset.record.nonce})))
             for written in self.write(marked, index, broken):
                 label = f"{name}: an operator breaks fence {fence} by force, fence {broken.record.fence}"
                 yield Step(f"{label}{_had_by(written)}", written.state)
@@ -247,21 +271,24 @@ class Clients(Cluster):
         start = reply.sent if self.rules.deadline_from_sending else state.now
         deadline = start + reply.remaining
         waiting = client._replace(reply=None)
-        what = f"client {who + 1} gets the {reply.kind} of fence {reply.fence}"
+        what = f"client {who + 1} gets the {reply.kind} of fence {reply.token.fence}"
         if reply.kind == "grant":
             waiting = Client(
                 nonces=client.nonces,
                 past=client.past,
                 abandoned=client.abandoned,
-                fence=reply.fence,
+                token=reply.token,
                 deadline=deadline,
             )
-        elif client.fence != reply.fence or client.releasing:
+        elif client.fence != reply.named or client.releasing:
             return Step(f"{what} and drops it", self._with_client(state, who, waiting))
         elif self.rules.late_reply_discarded and reply.as_holder and not state.held(client):
             return Step(f"{what} after its deadline and drops it", self._with_client(state, who, waiting))
         else:
             waiting = waiting._replace(deadline=max(client.deadline, deadline))
+            if reply.token != client.token:  # what it sent under the old fence may still be on its way
+                past = (*client.past, Past(client.token, client.claims, released=False))
+                waiting = waiting._replace(token=reply.token, claims=0, past=past)
         if state.held(waiting):
             waiting = waiting._replace(claims=waiting.claims | state.opened)
         held = f"HELD until {waiting.deadline}" if state.held(waiting) else "suspended"

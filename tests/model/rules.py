@@ -31,8 +31,16 @@ class Rules:
     """The claim to be HELD names the incarnation, so it was made after the loss; off: it may be older than that."""
     late_reply_discarded: bool = True
     """A holder discards the reply to a claim when its deadline has passed meanwhile; off: it believes it."""
-    reinstates_confirmed_only: bool = True
-    """A record is reinstated only if its holder has renewed in this incarnation; off: whenever its fence is named."""
+    reinstated_under_new_fence: bool = True
+    """Behind the quarantine an unconfirmed record is reinstated under a new fence; off: under the one that it has."""
+    reinstated_behind_quarantine: bool = True
+    """So it is only behind the quarantine; off: also within it, without a claim."""
+    reinstatement_is_guarded: bool = True
+    """The clock guard judges TIME before it, as before a grant; off: not where it judges grants only."""
+    alias_is_of_same_attempt: bool = True
+    """An earlier fence is the run's if its attempt is; off: any lower one is."""
+    alias_is_since_grant: bool = True
+    """And if it is not below the one that the attempt was granted, or rebuilt, under; off: its number is enough."""
     retry_needs_confirmed: bool = True
     """A repeated nonce gets its grant only from a record of this incarnation; off: from any that names it."""
     append_checks_incarnation: bool = True

@@ -36,12 +36,12 @@ SMALL = {
         steps=(-2, 1, 2),
     ),
     "restart-clock": Bounds(
-        "the store dies, and its clock steps within the quarantine",
+        "the store dies, starts from an older state, and its clock steps within the quarantine",
         ticks=4,
         timing=_GUARDED,
         budget=Budget(restarts=1, clock_steps=1),
         steps=(-2, 1, 2),
-        restart_from=("empty",),
+        restart_from=("disk",),
     ),
     "failover-3": Bounds(
         "3 nodes, W = 1: any replica is promoted, the old primary goes on",
@@ -56,7 +56,6 @@ SMALL = {
         nodes=3,
         ticks=3,
         budget=Budget(promotions=2),
-        renews=(0,),
         old_primary_answers=False,
     ),
     "going-back": Bounds(
@@ -99,8 +98,9 @@ LARGER = {
         renews=(0,),
     ),
     "failover-4": replace(SMALL["failover-4"], ticks=5, renews=(0, 1)),
-    "fail-back": replace(SMALL["fail-back"], ticks=4, renews=(0, 1), old_primary_answers=True),
+    "fail-back": replace(SMALL["fail-back"], ticks=4, old_primary_answers=True),
     "going-back": replace(SMALL["going-back"], ticks=5),
+    "going-back-both": replace(SMALL["going-back"], ticks=4, renews=(0, 1)),
 }
 
 
@@ -134,7 +134,11 @@ CASES = (
     Case("claim_in_quarantine", "restart", "I3"),
     Case("claim_names_incarnation", "restart", "I3"),
     Case("late_reply_discarded", "restart", "I1", beside=("claim_names_incarnation",)),
-    Case("reinstates_confirmed_only", "restart", "I3"),
+    Case("reinstated_under_new_fence", "restart", "I3"),
+    Case("reinstated_behind_quarantine", "restart", "I1"),
+    Case("reinstatement_is_guarded", "restart-clock", "I1", beside=("guard_in_every_script",)),
+    Case("alias_is_of_same_attempt", "restart", "I5"),
+    Case("alias_is_since_grant", "fail-back", "I3"),
     Case("retry_needs_confirmed", "restart-skewed", "I1"),
     Case("append_checks_incarnation", "restart", "I3"),
     Case("deadline_from_sending", "calm", "I1"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tests.model.rules import Rules
-from tests.model.state import FENCES_PER_TICK, Dataset, Record
+from tests.model.state import FENCES_PER_TICK, Dataset, Record, Token
 
 
 @dataclass(frozen=True)
@@ -60,39 +60,99 @@ def acquire(rules: Rules, timing: Timing, dataset: Dataset, gate: Gate, nonce: i
         return None
     if confirmed(record, gate) and record.end == "" and gate.now < record.avail:
         return None
-    fence = record.fence + 1
-    if rules.fence_follows_clock:
-        fence = max(fence, gate.now * FENCES_PER_TICK)
-    expiry = gate.now + timing.ttl
-    avail = expiry + (timing.lock_delay if rules.lock_delay else 0)
-    granted = Record(fence, nonce, expiry, avail, "", revoked=False, opened_in=gate.incarnation, call=call)
-    spent = tuple(sorted({*dataset.spent, nonce}))
-    return Granted(dataset._replace(record=granted, spent=spent), fence, timing.ttl, repeated=False)
+    fence, expiry = _next_fence(rules, record, gate), gate.now + timing.ttl
+    granted = Record(
+        fence,
+        nonce,
+        expiry,
+        expiry + _delay(rules, timing),
+        "",
+        revoked=False,
+        opened_in=gate.incarnation,
+        call=call,
+        attempt=record.attempt + 1,
+        first=fence,
+    )
+    after = _under(dataset._replace(spent=_with(dataset.spent, nonce)), granted)
+    return Granted(after, fence, timing.ttl, repeated=False)
 
 
-def renew(rules: Rules, timing: Timing, dataset: Dataset, gate: Gate, fence: int, *, as_holder: bool) -> Dataset | None:
-    """Extend the lease by its ttl, or reinstate it; ``as_holder``: the caller's claim to be HELD counts."""
+def is_runs(rules: Rules, dataset: Dataset, fence: int) -> bool:
+    """Whether a fence is the run's: the record's, or an earlier one of the same attempt."""
     record = dataset.record
-    if fence < record.fence or (fence == record.fence and (record.end != "" or record.revoked)):
+    if not rules.alias_is_of_same_attempt:
+        return 0 < fence <= record.fence
+    known = dict(dataset.fences)
+    same = known.get(fence, 0) == known.get(record.fence, -1)
+    return fence == record.fence or (same and (fence >= record.first or not rules.alias_is_since_grant))
+
+
+def renew(
+    rules: Rules, timing: Timing, dataset: Dataset, gate: Gate, token: Token, *, as_holder: bool
+) -> Dataset | None:
+    """Extend the lease by its ttl, or reinstate it; ``as_holder``: the caller's claim to be HELD counts.
+
+    The record's fence afterwards is the answer: a new one where the record was not confirmed behind the quarantine.
+    """
+    record = dataset.record
+    claimed = gate.in_quarantine and (as_holder or not rules.claim_in_quarantine)
+    if token.fence > record.fence:
+        return _rebuild(rules, timing, dataset, gate, token) if claimed else None
+    if not is_runs(rules, dataset, token.fence) or record.end != "" or record.revoked:
         return None
-    claimed = as_holder or not rules.claim_in_quarantine
-    if gate.in_quarantine:
-        if not claimed:
-            return None
-    elif fence > record.fence or (rules.reinstates_confirmed_only and not confirmed(record, gate)):
+    if gate.in_quarantine and not claimed and rules.reinstated_behind_quarantine:
         return None
     expiry = gate.now + timing.ttl
-    avail = expiry + (timing.lock_delay if rules.lock_delay else 0)
-    nonce = record.nonce if fence == record.fence else 0
-    call = 0 if rules.renewal_is_delivery else record.call
-    renewed = Record(fence, nonce, expiry, avail, "", revoked=False, opened_in=gate.incarnation, call=call)
-    return dataset._replace(record=renewed)
+    renewed = record._replace(
+        expiry=expiry,
+        avail=expiry + _delay(rules, timing),
+        opened_in=gate.incarnation,
+        call=0 if rules.renewal_is_delivery else record.call,
+    )
+    if not claimed and not confirmed(record, gate) and rules.reinstated_under_new_fence:
+        renewed = renewed._replace(fence=_next_fence(rules, record, gate))
+    return _under(dataset, renewed)
+
+
+def _rebuild(rules: Rules, timing: Timing, dataset: Dataset, gate: Gate, token: Token) -> Dataset:
+    """Bring back an attempt that the store has lost, under the number and the nonce that its holder knows."""
+    expiry = gate.now + timing.ttl
+    record = Record(
+        token.fence,
+        token.nonce,
+        expiry,
+        expiry + _delay(rules, timing),
+        "",
+        revoked=False,
+        opened_in=gate.incarnation,
+        attempt=token.attempt,
+        first=token.fence,
+    )
+    return _under(dataset._replace(spent=_with(dataset.spent, token.nonce)), record)
+
+
+def _next_fence(rules: Rules, record: Record, gate: Gate) -> int:
+    return max(record.fence + 1, gate.now * FENCES_PER_TICK if rules.fence_follows_clock else 0)
+
+
+def _delay(rules: Rules, timing: Timing) -> int:
+    return timing.lock_delay if rules.lock_delay else 0
+
+
+def _under(dataset: Dataset, record: Record) -> Dataset:
+    """Return the dataset with a record whose fence is one of its attempt's."""
+    fences = {**dict(dataset.fences), record.fence: record.attempt}
+    return dataset._replace(record=record, fences=tuple(sorted(fences.items())))
+
+
+def _with(spent: tuple[int, ...], nonce: int) -> tuple[int, ...]:
+    return tuple(sorted({*spent, nonce}))
 
 
 def release(rules: Rules, dataset: Dataset, gate: Gate, fence: int) -> Dataset | None:
     """End the attempt: the run is free at once."""
     record = dataset.record
-    named = fence == record.fence or not rules.release_names_fence
+    named = is_runs(rules, dataset, fence) or not rules.release_names_fence
     if not named or record.end != "" or not confirmed(record, gate):
         return None
     return dataset._replace(record=record._replace(expiry=0, avail=0, end="released", revoked=False))
@@ -105,7 +165,9 @@ def abandon(rules: Rules, dataset: Dataset, gate: Gate, nonce: int, call: int) -
     if nonce != record.nonce or not named or record.end != "" or not confirmed(record, gate):
         return None
     spent = tuple(other for other in dataset.spent if other != nonce)
-    return dataset._replace(record=record._replace(nonce=0, expiry=0, avail=0, end="given back"), spent=spent)
+    fences = tuple(known for known in dataset.fences if known[0] != record.fence)
+    after = record._replace(nonce=0, expiry=0, avail=0, end="given back", attempt=record.attempt - 1)
+    return dataset._replace(record=after, spent=spent, fences=fences)
 
 
 def revoke(dataset: Dataset, gate: Gate) -> Dataset | None:
@@ -121,13 +183,11 @@ def force_break(rules: Rules, dataset: Dataset, gate: Gate) -> Dataset | None:
     record = dataset.record
     if record.end != "" or gate.now >= record.avail or not confirmed(record, gate):
         return None
-    fence = record.fence + 1
-    if rules.fence_follows_clock:
-        fence = max(fence, gate.now * FENCES_PER_TICK)
+    fence = _next_fence(rules, record, gate)
     return dataset._replace(record=record._replace(fence=fence, expiry=0, avail=0, end="killed", revoked=False))
 
 
 def append_accepted(rules: Rules, dataset: Dataset, incarnation: int, fence: int) -> bool:
     """Whether an append under this fence would be stored."""
     record = dataset.record
-    return fence == record.fence and (record.opened_in == incarnation or not rules.append_checks_incarnation)
+    return is_runs(rules, dataset, fence) and (record.opened_in == incarnation or not rules.append_checks_incarnation)

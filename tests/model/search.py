@@ -18,9 +18,9 @@ from tests.model.state import START, State
 INVARIANTS = {
     "I1": "two clients are HELD by their own deadlines",
     "I2": "a grant's fence is not above all earlier ones",
-    "I3": "an append under this fence would be accepted, though a higher one was granted",
+    "I3": "an append under this fence would be accepted, though a higher one was granted, or another's",
     "I4": "one nonce gets two grants",
-    "I5": "a token below the last grant's changes the record",
+    "I5": "a token changes another's record, or one below the last grant's gets no fence above it",
     "I11": "a grant within the quarantine",
 }
 
@@ -48,13 +48,16 @@ class Model(Clients):
     def violated(self, state: State) -> str:
         """Name the invariant that a state breaks: I1 or I3."""
         first, second = state.clients
-        if state.held(first) and state.held(second) and min(first.fence, second.fence) not in state.broken:
+        if state.held(first) and state.held(second) and min(first.token, second.token).nonce not in state.broken:
             return "I1"
         elected = state.elected
-        fence = elected.dataset.record.fence
-        if fence in state.granted and fence < state.granted[-1] and self.answers(state, len(state.primaries) - 1):
-            accepted = append_accepted(self.rules, elected.dataset, self.incarnation(elected), fence)
-            if accepted and not self.excused(state, fence):
+        if not self.answers(state, len(state.primaries) - 1):
+            return ""
+        record, incarnation = elected.dataset.record, self.incarnation(elected)
+        for fence, nonce in state.granted:
+            own = fence == record.fence or nonce == record.nonce
+            accepted = append_accepted(self.rules, elected.dataset, incarnation, fence)
+            if accepted and not (own and record.fence >= state.newest[0]) and not self.excused(state, nonce):
                 return "I3"
         return ""
 

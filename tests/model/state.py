@@ -22,7 +22,8 @@ class Record(NamedTuple):
     """A run's record, with the names of `acquire.lua`.
 
     `opened_in`: the incarnation in which it was granted or renewed. `call`: the call that was answered last with the
-    grant; 0 where nobody may take it back.
+    grant; 0 where nobody may take it back. `attempt`: its number; `first`: the fence that it was granted or rebuilt
+    under.
     """
 
     fence: int
@@ -33,17 +34,23 @@ class Record(NamedTuple):
     revoked: bool
     opened_in: int
     call: int = 0
+    attempt: int = 0
+    first: int = 0
 
 
 ABSENT = Record(fence=0, nonce=0, expiry=0, avail=0, end="absent", revoked=False, opened_in=0)
 
 
 class Dataset(NamedTuple):
-    """What one node stores; `spent`: the nonces that have an attempt."""
+    """What one node stores.
+
+    `spent`: the nonces that have an attempt. `fences`: (fence, number of its attempt), as `fence.F` of the attempts.
+    """
 
     meta: Meta
     record: Record = ABSENT
     spent: tuple[int, ...] = ()
+    fences: tuple[tuple[int, int], ...] = ()
 
 
 EMPTY = Dataset(Meta(incarnation=0, quarantine_until=0))
@@ -73,21 +80,35 @@ class Replica(NamedTuple):
     dataset: Dataset
 
 
+class Token(NamedTuple):
+    """What a client names of its lease: its fence, the number of its attempt, and the nonce that was granted."""
+
+    fence: int
+    attempt: int
+    nonce: int
+
+
+NO_TOKEN = Token(0, 0, 0)
+
+
 class Reply(NamedTuple):
-    """An acknowledged answer on its way to a client; `as_holder`: the request claimed to be HELD."""
+    """An acknowledged answer on its way to a client.
+
+    `named`: the fence of the renewal that it answers. `as_holder`: the request claimed to be HELD.
+    """
 
     kind: str
-    fence: int
+    token: Token
     sent: int
     remaining: int
     as_holder: bool = False
-    call: int = 0
+    named: int = 0
 
 
 class Past(NamedTuple):
-    """A lease that a client believes in no longer: messages under it may still be on their way."""
+    """A lease, or a fence of it, that a client names no longer: messages under it may still be on their way."""
 
-    fence: int
+    token: Token
     claims: int
     released: bool
 
@@ -101,7 +122,7 @@ class Client(NamedTuple):
 
     nonce: int = 0
     nonces: int = 0
-    fence: int = 0
+    token: Token = NO_TOKEN
     deadline: int = 0
     claims: int = 0
     reply: Reply | None = None
@@ -109,6 +130,11 @@ class Client(NamedTuple):
     releasing: bool = False
     calls: int = 0
     abandoned: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def fence(self) -> int:
+        """The fence that it names; 0: it has no lease."""
+        return self.token.fence
 
 
 class Budget(NamedTuple):
@@ -126,8 +152,9 @@ class State(NamedTuple):
     """One moment.
 
     `primaries`: the last one is elected. `sightings`: (real time, skew) of the TIMEs that the coordinator saw.
-    Of the checker's own: `granted`, the fences whose grants were acknowledged; `broken`, those ended by force;
-    `opened`, a bit for each incarnation that some script has seen; `losses`, how often data may have been lost.
+    Of the checker's own: `granted`, the fences whose grants were acknowledged, with their nonces; `broken`, the nonces
+    of leases that were ended by force; `opened`, a bit for each incarnation that some script has seen; `losses`, how
+    often data may have been lost.
     """
 
     now: int
@@ -136,7 +163,7 @@ class State(NamedTuple):
     clients: tuple[Client, ...]
     sightings: tuple[tuple[int, int], ...]
     budget: Budget
-    granted: tuple[int, ...] = ()
+    granted: tuple[tuple[int, int], ...] = ()
     broken: tuple[int, ...] = ()
     opened: int = 0
     losses: int = 0
@@ -145,6 +172,11 @@ class State(NamedTuple):
     def elected(self) -> Primary:
         """The primary that Sentinel names."""
         return self.primaries[-1]
+
+    @property
+    def newest(self) -> tuple[int, int]:
+        """The highest fence whose grant was acknowledged, and its nonce."""
+        return self.granted[-1] if self.granted else (0, 0)
 
     def held(self, client: Client) -> bool:
         """Whether a client is HELD by its own deadline."""

@@ -59,8 +59,15 @@ def granted_after_a_loss(state: State) -> bool:
     return 0 < first.fence < second.fence == state.elected.dataset.record.fence
 
 
+def reinstated_after_a_loss(state: State) -> bool:
+    """The first grant's holder was suspended, and is HELD under a fence of its own that no grant had before."""
+    first = state.clients[0]
+    fences = [fence for fence, nonce in state.granted if nonce == first.token.nonce]
+    return state.held(first) and len(fences) == 2 and first.fence == max(fences) == state.elected.dataset.record.fence
+
+
 @pytest.mark.parametrize("scenario", ["restart", "failover-3", "failover-4", "going-back"])
-@pytest.mark.parametrize("goal", [renewed_after_a_loss, granted_after_a_loss])
+@pytest.mark.parametrize("goal", [renewed_after_a_loss, granted_after_a_loss, reinstated_after_a_loss])
 def test_the_rules_are_not_safe_by_doing_nothing(scenario: str, goal: Callable[[State], bool]) -> None:
     rules, bounds = Rules(), SMALL[scenario]
     opened = bounds.start(rules).elected.dataset.meta.incarnation
