@@ -19,7 +19,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.store.connection import Lane, StoreConnection
 from runlease_coordinator.store.keys import PARTITIONS, partition_of_key, slot_of
-from runlease_coordinator.store.places import Asking, Server, command, most_of
+from runlease_coordinator.store.places import Asking, Server, address_of, command, most_of
 from runlease_coordinator.store.refusals import Refusal, refusal_of, unavailable
 from runlease_coordinator.storeurl import StoreUrl
 
@@ -81,12 +81,12 @@ class Cluster:
         await self._asking()
 
     async def _look(self) -> None:
-        answers = await most_of([self._ask(Server(self.url.node(*address)), address) for address in self._known])
-        if all(isinstance(answer, BaseException) for answer in answers):
+        known = [self._ask(Server(self.url.node(*address)), address) for address in self._known]
+        answers, self._why_not = await most_of(known)
+        if not answers:
             seeds = zip(self._seeds, self.url.servers, strict=True)
-            answers = await most_of([self._ask(*seed) for seed in seeds])
-        self._why_not = "; ".join(sorted({str(answer) for answer in answers if isinstance(answer, BaseException)}))
-        said = [node for answer in answers if not isinstance(answer, BaseException) for node in answer]
+            answers, self._why_not = await most_of([self._ask(*seed) for seed in seeds])
+        said = [node for answer in answers for node in answer]
         if not said:
             return
         self._known = sorted({node.address for node in said})
@@ -118,7 +118,7 @@ class Cluster:
 
     def left(self, connection: AbstractConnection) -> bool:
         """Return whether its node is no primary any more."""
-        return self.has_left((connection.host, connection.port))  # type: ignore[attr-defined]
+        return self.has_left(address_of(connection))
 
 
 class Node:

@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from runlease_coordinator.domain.errors import Unavailable
-from runlease_coordinator.store.places import AWAY, Place, command
+from runlease_coordinator.store.places import AWAY, Place, cancel_until_done, command
 from runlease_coordinator.store.refusals import refusal_of, unavailable
 from runlease_coordinator.store.scripts import Script, scripts
 from runlease_coordinator.store.wire import NotReplicated, Wire
@@ -123,10 +123,7 @@ class StoreConnection(Lane):
 
     async def close(self) -> None:
         """Disconnect; calls in flight fail."""
-        # Again and again: redis-py (8.1) loses a cancellation that comes while it connects or reads with a timeout.
-        while self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait((self._task,), timeout=0.1)
+        await cancel_until_done(self._task)
         self._task = None
 
     async def call(self, *words: Any, replicas: int = 0) -> Any:

@@ -57,13 +57,16 @@ class Server:
             ValueError, TypeError: an option is unknown, or cannot be read.
         """
         self._pool = ConnectionPool.from_url(url, client_name="runlease-coordinator", protocol=2)
-        self._pool.make_connection()  # type: ignore[no-untyped-call]  # checks the options
+        self._new()  # checks the options
 
     async def connect(self) -> AbstractConnection:
         """Return a connection."""
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        await connection.connect()  # type: ignore[no-untyped-call]
+        connection = self._new()
+        await connection.connect()  # type: ignore[no-untyped-call]  # redis-py has no types here
         return connection
+
+    def _new(self) -> AbstractConnection:
+        return self._pool.make_connection()  # type: ignore[no-any-return, no-untyped-call]  # nor here
 
     async def look(self) -> None:
         """Do nothing: it is where it is."""
@@ -140,9 +143,7 @@ class Primary:
         await self._asking()
 
     async def _look(self) -> None:
-        answers = await most_of([self._ask(sentinel) for sentinel in self._sentinels])
-        found = [answer for answer in answers if not isinstance(answer, BaseException)]
-        self._why_not = "; ".join(sorted({str(answer) for answer in answers if isinstance(answer, BaseException)}))
+        found, self._why_not = await most_of([self._ask(sentinel) for sentinel in self._sentinels])
         if not found:
             return
         epoch = max(epoch for epoch, _ in found)
@@ -157,7 +158,7 @@ class Primary:
 
     def left(self, connection: AbstractConnection) -> bool:
         """Return whether another server was named since."""
-        return (connection.host, connection.port) not in self._addresses  # type: ignore[attr-defined]
+        return address_of(connection) not in self._addresses
 
     async def _ask(self, sentinel: Server) -> tuple[int, tuple[str, int]]:
         connection = await sentinel.connect()
@@ -183,8 +184,24 @@ async def command(connection: AbstractConnection, *words: str) -> Any:
     return await connection.read_response()
 
 
-async def most_of(calls: Sequence[Coroutine[Any, Any, _T]]) -> list[_T | BaseException]:
-    """Return what came back or was raised once more than half have come back, all have ended, or it took too long."""
+def address_of(connection: AbstractConnection) -> tuple[str, int]:
+    """Return the host and port that a connection goes to."""
+    return connection.host, connection.port  # type: ignore[attr-defined]  # those to sockets, without, are not asked
+
+
+async def cancel_until_done(task: asyncio.Task[Any] | None) -> None:
+    """Cancel a task that uses connections, if there is one; returns when it has ended."""
+    # Again and again: redis-py (8.1) loses a cancellation that comes while it connects or reads with a timeout.
+    while task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=0.1)
+
+
+async def most_of(calls: Sequence[Coroutine[Any, Any, _T]]) -> tuple[list[_T], str]:
+    """Return what came back, and why the rest did not.
+
+    Once more than half have come back, all have ended, or it took too long.
+    """
     tasks = [asyncio.create_task(call) for call in calls]
     waiting: set[asyncio.Task[_T]] = set(tasks)
     try:
@@ -195,8 +212,9 @@ async def most_of(calls: Sequence[Coroutine[Any, Any, _T]]) -> list[_T | BaseExc
     finally:
         for task in waiting:
             task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    return [RedisConnectionError("no answer") if isinstance(r, asyncio.CancelledError) else r for r in results]
+        await asyncio.gather(*tasks, return_exceptions=True)
+    reasons = {"no answer" if task.cancelled() else str(task.exception()) for task in tasks if not _came_back(task)}
+    return [task.result() for task in tasks if _came_back(task)], "; ".join(sorted(reasons))
 
 
 def _came_back(task: asyncio.Task[Any]) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from runlease_coordinator.store.places import AWAY, Place, command
+from runlease_coordinator.store.places import AWAY, Place, cancel_until_done, command
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +70,7 @@ class Wakeups:
 
     async def close(self) -> None:
         """Unsubscribe."""
-        # Again and again: redis-py (8.1) loses a cancellation that comes while it connects or reads with a timeout.
-        while self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait((self._task,), timeout=0.1)
+        await cancel_until_done(self._task)
 
     @contextlib.contextmanager
     def waiting(self, topics: Sequence[str], nonce: str = "") -> Iterator[Waiter]:
