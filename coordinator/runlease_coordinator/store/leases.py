@@ -55,8 +55,9 @@ class LeaseStore:
 
     def __init__(self, store: Store, wakeups: Wakeups, lock_delay_us: int, bounds: Bounds = BOUNDS) -> None:
         """Take the store, its wake-ups, how long an expired run stays closed to others (us), how much there may be."""
-        self._bounds = bounds
         self._store = store
+        self._bounds = bounds
+        self._bounds_given = asdict(bounds)
         self._wakeups = wakeups
         self._lock_delay_us = lock_delay_us
         prefix = token_hex(4)
@@ -165,7 +166,7 @@ class LeaseStore:
             "new_name": generate_name(),
             "acquires": DEFAULTS.acquires,
             "acquires_burst": int(ACQUIRES_BURST_S * 1e6),
-            "bounds": asdict(self._bounds),
+            "bounds": self._bounds_given,
         }
         if wish.sync:  # nobody is a member of a sync
             request |= {"sync": True, "holder": _holder_text(replace(wish.holder, group=""))}
