@@ -56,11 +56,6 @@ class Backlog:
         return len(self._cuts)
 
     @property
-    def is_open(self) -> bool:
-        """Whether the coordinator has told where its log ends."""
-        return self._base is not None
-
-    @property
     def in_flight(self) -> int:
         """Entries sent on the present stream and not yet settled."""
         return self._sent

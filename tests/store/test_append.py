@@ -231,7 +231,7 @@ def test_without_memory_metrics_wait_and_leases_go_on(live: LiveStore, project: 
     writer = opened(live, project)
     other = live.acquire(project, "other").fence
     payload = [(step, float(step)) for step in range(2_000)]
-    used = int(live.run(live.store.info("memory"))["used_memory"])
+    used = int(live.raw.info("memory")["used_memory"])
     live.raw.config_set("maxmemory", used + 500_000)
     acknowledged = 0
     try:

@@ -105,7 +105,7 @@ def _link(**place: Any) -> redis.Redis:
 
 
 def _connector(url: str) -> Connect:
-    named = parse_url(url)  # type: ignore[no-untyped-call]
+    named = parse_url(url)  # type: ignore[no-untyped-call]  # redis-py has no types here
     named["ssl"] = named.pop("connection_class", None) is SSLConnection
     if "path" in named:
         named["unix_socket_path"] = named.pop("path")
@@ -190,7 +190,7 @@ def _write(link: redis.Redis, partition: int | None, replicas: int) -> Write:
     """Write a key that goes by itself, and WAIT behind it on the same connection."""
     if partition is None:  # a shard without a partition: no key of ours belongs there
         return Write()
-    with link.client() as alone:  # type: ignore[no-untyped-call]
+    with link.client() as alone:  # type: ignore[no-untyped-call]  # nor here
         began = time.perf_counter()
         try:
             alone.set(partition_keys(partition).probe, "1", ex=_PROBE_LIVES_S)

@@ -23,11 +23,6 @@ class KeyFilter:
         self._pattern = re.compile("|".join(map(_regex, self._patterns)), re.DOTALL) if self._patterns else None
         self._known: dict[bytes, str | None] = {}
 
-    @property
-    def takes_all(self) -> bool:
-        """Whether every key passes."""
-        return not (self._keys or self._patterns or self._first)
-
     def takes(self, key: str) -> bool:
         """Tell whether a key passes."""
         if self._first and key < self._first:

@@ -11,7 +11,7 @@ from runlease.doctor.coordinator import VERSION_KEY
 from runlease.version import __version__
 
 
-class HealthService(HealthServicer):  # type: ignore[misc]
+class HealthService(HealthServicer):  # type: ignore[misc]  # its package has no types
     """Says whether a service serves."""
 
     async def Check(

@@ -199,10 +199,6 @@ class Store:
         metas = [await self.reads.call("HMGET", partition_keys(n).meta, *fields) for n in range(PARTITIONS)]
         return {None if ttl is None else Terms(int(ttl), int(replicas or 0)) for ttl, replicas in metas}
 
-    async def info(self, section: str) -> dict[str, str]:
-        """Return one section of the store's INFO; of a cluster, one node's."""
-        return (await self.infos(section))[0]
-
     async def infos(self, section: str) -> list[dict[str, str]]:
         """Return one section of INFO of each server that has a part of the store."""
         texts = [text.decode() for text in await self.control.everywhere("INFO", section)]
