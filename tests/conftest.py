@@ -13,6 +13,7 @@ from runlease_coordinator.store.server_binary import find_server
 
 from tests.support.clock import WallClock, find_faketime
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.lacking import lacking
 from tests.support.nodes import Node
 from tests.support.puppet import Puppet
 
@@ -21,28 +22,18 @@ _NUMBERS = itertools.count()
 
 @pytest.fixture(scope="session")
 def redis_binary() -> str:
-    """Debian's Redis 7; missing at home the test is skipped, in CI it fails."""
+    """Debian's Redis 7."""
     return _redis_server()
 
 
 def _redis_server() -> str:
-    binary = shutil.which("redis-server")
-    if binary is None:
-        if os.environ.get("CI"):
-            pytest.fail("redis-server is missing: .ci/run installs it")
-        pytest.skip("redis-server is not installed")
-    return binary
+    return shutil.which("redis-server") or lacking("redis-server")
 
 
 @pytest.fixture
 def wall_clock() -> Iterator[WallClock]:
-    """A clock for a Valkey server, to be stepped; without libfaketime the test is skipped at home and fails in CI."""
-    library = find_faketime()
-    if library is None:
-        if os.environ.get("CI"):
-            pytest.fail("libfaketime is missing: .ci/run installs it")
-        pytest.skip("libfaketime is not installed")
-    clock = WallClock(library)
+    """A clock for a Valkey server, to be stepped."""
+    clock = WallClock(find_faketime() or lacking("libfaketime"))
     yield clock
     clock.close()
 

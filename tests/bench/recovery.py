@@ -44,7 +44,7 @@ class Holder:
         self._run = runlease.init(
             project=_PROJECT, id=f"r-{secrets.token_hex(5)}", resume="allow", ttl=ttl_s, coordinator=address
         )
-        self._keeper: Any = self._run._session._keeper  # type: ignore[union-attr]
+        self._keeper: Any = self._run._session._keeper
         assert self._keeper.renew()
         self.logged_after_s()
 

@@ -38,7 +38,7 @@ def main() -> None:
     small = partial(
         WriterSettings, buffer_bytes=memory, window_bytes=memory // 4, batch_bytes=min(256 << 10, memory // 16)
     )
-    runlease.start.WriterSettings = small  # type: ignore[assignment,misc]
+    runlease.start.WriterSettings = small
     run = runlease.init(
         project=wish["project"],
         id=wish["id"],

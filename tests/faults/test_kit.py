@@ -95,7 +95,7 @@ def test_a_store_clock_steps_while_the_server_runs(wall_clock: WallClock) -> Non
         for step_s in (60, -60, 0):
             wall_clock.set(step_s)
             # Once the old time was still told just behind the step.
-            until(lambda step_s=step_s: ahead_s() == pytest.approx(step_s, abs=5))  # type: ignore[misc]
+            until(lambda step_s=step_s: ahead_s() == pytest.approx(step_s, abs=5))
 
 
 @pytest.fixture(params=["valkey", "redis"])

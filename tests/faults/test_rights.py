@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,8 +20,6 @@ from tests.support.nodes import Node
 from tests.support.puppet import Puppet
 from tests.support.redis import RedisServer, make_certificate
 from tests.support.sentinels import SERVICE, SentinelSite
-
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
 
 USERS = (Path(__file__).resolve().parents[2] / "deploy" / "users.conf").read_text()
 #: The lines of deploy/users.conf: of data nodes, and, commented out there, of Sentinels.

@@ -85,7 +85,7 @@ def test_a_sentinel_that_was_cut_off_convinces_nobody(
         # when all are asked, then the newer word counts,
         connection = await place.connect()
         try:
-            named = f"{connection.host}:{connection.port}"  # type: ignore[attr-defined]
+            named = f"{connection.host}:{connection.port}"
             # and when only the stale one answers, that is no reason to leave.
             for sentinel in site.sentinels:
                 sentinel.freeze()
@@ -119,7 +119,7 @@ def test_a_sentinel_that_names_another_under_the_same_epoch_holds_nobody_up(site
     async def connect() -> str:
         connection = await place.connect()
         try:
-            return f"{connection.host}:{connection.port}"  # type: ignore[attr-defined]
+            return f"{connection.host}:{connection.port}"
         finally:
             await connection.disconnect()
 

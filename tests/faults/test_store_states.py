@@ -38,7 +38,7 @@ def disk_full(store: redis.Redis, disk: SmallDisk) -> Iterator[None]:
     store.config_set("appendfsync", "everysec")
     disk.fill()
     store.set("large", "x" * 10_000)
-    until(lambda: store.info("persistence")["aof_last_write_status"] == "err")  # type: ignore[index]
+    until(lambda: store.info("persistence")["aof_last_write_status"] == "err")
     yield
     disk.free()
 

@@ -39,11 +39,11 @@ class Child:
 
     @property
     def acknowledged(self) -> int:
-        return int(self.told.get("acknowledged", 0))  # type: ignore[call-overload]
+        return int(self.told.get("acknowledged", 0))
 
     @property
     def start(self) -> int:
-        return int(self.told["start"])  # type: ignore[call-overload]
+        return int(self.told["start"])
 
     def end(self) -> None:
         """Wait for its end, and for the last that it told."""

@@ -81,7 +81,7 @@ def check_log(store: redis.Redis, project: str, run_id: str, steps: int) -> int:
 def _entries(store: redis.Redis, log: str) -> Iterator[tuple[str, int, bytes, bytes]]:
     start = "-"
     while page := store.xrange(log, start, "+", count=_PAGE):
-        for entry_id, fields in page:  # type: ignore[union-attr]
+        for entry_id, fields in page:
             yield fields[b"w"].decode(), int(fields[b"s"]), fields[b"k"], fields[b"b"]
             start = f"({entry_id.decode()}"
 

@@ -31,7 +31,7 @@ def train(
     """Log one value a step, from where the run is to go on or from where ``steps`` begins."""
     with runlease.init(
         project=project, id=id, resume=None if "fork_from" in how or "resume_from" in how else resume,
-        coordinator=coordinator.address, **how,  # type: ignore[arg-type]
+        coordinator=coordinator.address, **how,
     ) as run:  # fmt: skip
         for step in steps:
             run.log({"loss": value}, step=step)
@@ -41,7 +41,7 @@ def train(
 
 
 def shown(client: runlease.Client, project: str, id: str, **how: object) -> list[tuple[int, float]]:
-    return [(point.step, point.value) for point in client.history(project, id, **how).rows()]  # type: ignore[arg-type]
+    return [(point.step, point.value) for point in client.history(project, id, **how).rows()]
 
 
 def steps(low: int, high: int, value: float) -> list[tuple[int, float]]:

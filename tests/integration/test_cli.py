@@ -96,7 +96,10 @@ def test_ls_of_all_projects_is_newest_first(cli: Cli, client: runlease.Client, p
 def test_ls_filters(cli: Cli, client: runlease.Client, project: str, held: str) -> None:
     end_run(client, project, "ended")
     client.update_run(project, "ended", tags=["x", "y"])
-    ids = lambda *flags: [run["id"] for run in cli.json("ls", project, *flags)]  # noqa: E731
+
+    def ids(*flags: str) -> list[str]:
+        return [run["id"] for run in cli.json("ls", project, *flags)]
+
     assert ids("--state", "running") == ["held"]
     assert ids("--state", "running", "--state", "finished") == ["ended", "held"]
     assert ids("--tag", "x", "--tag", "y") == ["ended"]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import pytest
 
 from tests.support.cli import SECRET, Cli, without_module
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.redis import RedisServer
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +85,9 @@ def test_a_missing_extra_is_named(cli: Cli) -> None:
         assert "pip install 'runlease[coordinator]'" in without_module("redis", *args, env=cli.env)
 
 
-def test_an_external_store_is_opened_once(cli: Cli, redis_socket: Path, tmp_path: Path) -> None:
-    url = f"unix://:pass@{redis_socket}"
-    shown = f"unix://:***@{redis_socket}"
+def test_an_external_store_is_opened_once(cli: Cli, guarded: RedisServer) -> None:
+    url = f"unix://:pass@{guarded.socket}"
+    shown = f"unix://:***@{guarded.socket}"
     refusal = cli("serve", "--listen", "127.0.0.1:0", "--store", url, status=2).stderr
     assert "runlease bootstrap" in refusal
     assert cli("bootstrap", url).stdout.startswith(f"opened 64 partitions of {shown}; ")
@@ -104,24 +102,11 @@ def test_a_store_that_is_away_is_named_without_its_password(cli: Cli) -> None:
 
 
 @pytest.fixture
-def redis_socket() -> Iterator[Path]:
-    """A real Redis 7 with a password on a Unix socket."""
-    redis_server = shutil.which("redis-server")
-    if redis_server is None:
-        if os.environ.get("CI"):
-            pytest.fail("redis-server is missing: .ci/run installs it")
-        pytest.skip("redis-server is not installed")
-    directory = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))
-    path = directory / "s"
-    flags = ["--port", "0", "--unixsocket", str(path), "--requirepass", "pass", "--dir", str(directory)]
-    process = subprocess.Popen([redis_server, *flags, "--save", ""], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with process.stdout:
-        assert any("eady to accept connections" in line for line in process.stdout)
-        yield path
-        process.terminate()
-        process.wait(30)
-    shutil.rmtree(directory)
+def guarded(redis_binary: str) -> Iterator[RedisServer]:
+    """A real Redis 7 with a password."""
+    server = RedisServer("requirepass pass", binary=redis_binary)
+    yield server
+    server.close()
 
 
 def is_running(record: Path) -> bool:

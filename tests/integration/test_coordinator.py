@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -148,7 +147,6 @@ def test_an_external_store(start_redis: Callable[..., RedisServer], start_coordi
         assert len(client.history("p", "r")) == 1
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
 def test_a_store_behind_tls_with_a_password(
     start_redis: Callable[..., RedisServer], start_coordinator: StartCoordinator, tmp_path: Path
 ) -> None:

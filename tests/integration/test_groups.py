@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import pytest
 import runlease
 
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.lacking import lacking
 from tests.support.puppet import Puppet, Refused
 from tests.support.wait import until
 
@@ -172,9 +172,7 @@ dist.destroy_process_group()
 
 def test_torchrun(coordinator: CoordinatorProcess, project: str, tmp_path: Path) -> None:
     if find_spec("torch") is None:
-        if os.environ.get("CI"):
-            pytest.fail("torch is missing: .ci/run installs it")
-        pytest.skip("torch is not installed")
+        lacking("torch")
     script = tmp_path / "train.py"
     script.write_text(TRAINER)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]

@@ -45,7 +45,7 @@ class Place:
                 self.fence,
                 settings=PACE,
                 on_stale=self.told.append,
-                **more,  # type: ignore[arg-type]
+                **more,
             )
         )
         return self.writers[-1]

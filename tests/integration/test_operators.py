@@ -31,7 +31,7 @@ def client(coordinator: CoordinatorProcess) -> Iterator[runlease.Client]:
 
 
 def ended(client: runlease.Client, project: str, id: str, **how: object) -> int:
-    fence = client.acquire(project, id, nonce=os.urandom(8).hex(), resume="allow", **how).fence  # type: ignore[arg-type]
+    fence = client.acquire(project, id, nonce=os.urandom(8).hex(), resume="allow", **how).fence
     client.release(project, id, fence)
     return fence
 
@@ -179,7 +179,10 @@ def test_ls_filters_by_text_and_host(cli: Cli, client: runlease.Client, project:
     for id in ("alpha-1", "alpha-2", "beta"):
         ended(client, project, id, name=f"of {id[:2]}")
     host = client.get_run(project, "beta").holder.host
-    ids = lambda *flags: [run["id"] for run in cli.json("ls", project, *flags)]  # noqa: E731
+
+    def ids(*flags: str) -> list[str]:
+        return [run["id"] for run in cli.json("ls", project, *flags)]
+
     assert ids("--text", "alpha") == ["alpha-2", "alpha-1"]
     assert ids("--text", "of be") == ["beta"]
     assert ids("--text", "a-1", "--state", "finished", "--host", host) == ["alpha-1"]

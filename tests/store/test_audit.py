@@ -70,7 +70,7 @@ def test_a_run_s_life(live: LiveStore, audit: Audit, project: str) -> None:
 
     def update() -> object:
         nothing = {"notes": None, "tags": None, "config": {}, "summary": {}}
-        return live.run(live.runs.update_run(project, "r", 0, name="n", **nothing))  # type: ignore[arg-type]
+        return live.run(live.runs.update_run(project, "r", 0, name="n", **nothing))
 
     def proof() -> ProofOfDeath:
         return ProofOfDeath(fences[-1], HOLDER.boot_id, HOLDER.pid_namespace, HOLDER.pid, HOLDER.process_started)

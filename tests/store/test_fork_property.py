@@ -113,7 +113,7 @@ class Family:
 
     def wish(self, name: str, **more: object) -> Acquisition:
         wish = Acquisition(self.project, name, name, ResumeMode.ALLOW, f"n{next(self.numbers)}", TTL_US, HOLDER)
-        return replace(wish, **more)  # type: ignore[arg-type]
+        return replace(wish, **more)
 
     async def act(self, kind: str, number: int, how: str, step: int, what: int | list[Op]) -> None:
         number %= max(1, len(self.runs))

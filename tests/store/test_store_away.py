@@ -47,7 +47,7 @@ def works(own: LiveStore, project: str, fence: int) -> bool:
 async def outcomes(own: LiveStore, project: str, fence: int) -> list[object]:
     """Make calls on all three connections at once; each must end."""
     calls = [own.leases.renew(project, "r", fence) for _ in range(5)]
-    calls += [own.metrics.open_writer(writer_of(project, fence)), own.runs.get_run(project, "r", "r")]  # type: ignore[list-item]
+    calls += [own.metrics.open_writer(writer_of(project, fence)), own.runs.get_run(project, "r", "r")]
     return await asyncio.gather(*calls, return_exceptions=True)
 
 

@@ -105,7 +105,7 @@ class Proxy:
         done = threading.Event()
 
         def do() -> None:
-            action(*args)  # type: ignore[operator]
+            action(*args)
             done.set()
 
         self._loop.call_soon_threadsafe(do)

@@ -14,6 +14,7 @@ from typing import Any
 import redis
 
 from tests.support.clock import WallClock
+from tests.support.lacking import lacking
 from tests.support.wait import until
 
 
@@ -25,6 +26,7 @@ def free_port() -> int:
 
 def make_certificate(directory: Path) -> tuple[Path, Path]:
     """Write a self-signed certificate of localhost; returns the paths of certificate and key."""
+    shutil.which("openssl") or lacking("openssl")
     certificate, key = directory / "cert.pem", directory / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]

@@ -16,7 +16,7 @@ from tests.support.logserver import rows_of
 def header(session: str = "5" * 32, created: float = 1e9, **fields: object) -> spool_pb2.SpoolHeader:
     run = runs_pb2.RunRef(project="p", id="r/1")
     defaults = {"run": run, "fence": 7, "attempt": 1, "writer": "main"}
-    return spool_pb2.SpoolHeader(session=session, created=created, **{**defaults, **fields})  # type: ignore[arg-type]
+    return spool_pb2.SpoolHeader(session=session, created=created, **{**defaults, **fields})
 
 
 def points_entry(*rows: Row) -> metrics_pb2.Entry:

@@ -157,7 +157,7 @@ def test_always_writes_every_entry_before_it_is_sent(tmp_path: Path) -> None:
     buffer = Buffer(WriterSettings(batch_points=10), spool)
     buffer.opened(0, 0, False)
     for row in rows(0, 25):
-        spool.row(row)  # type: ignore[arg-type]
+        spool.row(row)
         put(buffer, row)
     sent = [request.entry for request in iter(lambda: buffer.next_request(partial=False), None)]
     assert len(sent) == 2
@@ -171,7 +171,7 @@ def test_always_writes_every_entry_before_it_is_sent(tmp_path: Path) -> None:
     assert session.last_place == 3
     put(buffer, *rows(25, 30))
     for row in rows(25, 30):
-        spool.row(row)  # type: ignore[arg-type]
+        spool.row(row)
     assert len(list(iter(buffer.next_request, None))) == 1
     assert len(list(spool.path.glob("entries-*"))) == 1
     assert [place for place, _ in the_session(tmp_path).entries()] == [3]
@@ -224,7 +224,7 @@ def test_any_history_is_delivered_once_and_in_order(
 
     def log_item(item: Item) -> None:
         if spool is not None and always:
-            spool.row(item) if isinstance(item, tuple) else spool.mark(item.payload)  # type: ignore[union-attr]
+            spool.row(item) if isinstance(item, tuple) else spool.mark(item.payload)
         put(buffer, item)
 
     for action in actions:
@@ -232,7 +232,7 @@ def test_any_history_is_delivered_once_and_in_order(
             case ("rows", count):
                 for row in rows(logged, logged + count):
                     log_item(row)
-                    stories.append(("row", row[0]))  # type: ignore[index]
+                    stories.append(("row", row[0]))
                 logged += count
             case ("commit",):
                 log_item(Mark(pb.Commit(step=logged, uri="/c"), Durable()))

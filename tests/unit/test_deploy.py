@@ -10,7 +10,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ from runlease_coordinator.doctor.commands import CLUSTER_COMMANDS, COMMANDS
 from runlease_coordinator.settings import Settings, settings_from_env
 from runlease_coordinator.store.keys import run_keys
 
+from tests.support.cli import bootstrap
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.nodes import Node
-from tests.support.redis import free_port
+from tests.support.redis import RedisServer, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -82,7 +82,7 @@ def dockerfile() -> list[tuple[str, str]]:
 @pytest.fixture
 def unit() -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None, strict=False)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's names have capitals
+    parser.optionxform = str  # systemd's names have capitals
     parser.read_string((DEPLOY / "runlease.service").read_text())
     return parser
 
@@ -181,32 +181,15 @@ def test_systemd_accepts_the_service(unit: configparser.ConfigParser, tmp_path: 
 
 
 @pytest.fixture
-def configured_redis() -> Iterator[str]:
+def configured_redis(redis_binary: str) -> Iterator[str]:
     """The URL of a real server under deploy/redis.conf, on a socket instead of its port."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        if os.environ.get("CI"):
-            pytest.fail("redis-server is missing: .ci/run installs it")
-        pytest.skip("redis-server is not installed")
-    directory = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))
-    socket = directory / "s"
-    command = [binary, str(DEPLOY / "redis.conf"), "--port", "0", "--unixsocket", str(socket), "--dir", str(directory)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        said = iter(server.stdout.readline, "")
-        assert any("ready to accept connections" in line.lower() for line in said), "the server ended"
-        yield f"unix://{socket}"
-    finally:
-        server.terminate()
-        server.communicate(timeout=30)
-        shutil.rmtree(directory)
+    server = RedisServer(f"include {DEPLOY / 'redis.conf'}", "port 0", binary=redis_binary)
+    yield server.url
+    server.close()
 
 
 def test_a_store_under_redis_conf_is_taken(configured_redis: str) -> None:
-    runlease = [sys.executable, "-m", "runlease"]
-    opened = subprocess.run([*runlease, "bootstrap", configured_redis], capture_output=True, text=True, check=False)
-    assert opened.returncode == 0, opened.stderr
+    bootstrap(configured_redis)
     # Given the opened store, a coordinator serves on it and grants a lease.
     coordinator = CoordinatorProcess("--store", configured_redis)
     try:
@@ -228,8 +211,7 @@ def test_stores_under_replicated_conf_have_each_grant_on_a_replica(redis_binary:
         primary, *replicas = started
         for replica in replicas:
             replica.follow(primary)
-        runlease = [sys.executable, "-m", "runlease"]
-        subprocess.run([*runlease, "bootstrap", "--data-nodes", "3", primary.tcp_url], check=True, capture_output=True)
+        bootstrap(primary.tcp_url, "--data-nodes", "3")
         coordinator = CoordinatorProcess("--store", primary.tcp_url, "--data-nodes", "3")
         try:
             with Client(coordinator.start().address) as client:

@@ -60,7 +60,7 @@ def packed(order: str, steps: list[int], **more: object) -> pb.HistoryResponse:
         packed_values=struct.pack(f"{order}{count}d", *map(float, steps)),
         packed_times=struct.pack(f"{order}{count}d", *map(float, steps)),
         packed_attempts=struct.pack(f"{order}{count}I", *[7] * count),
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 

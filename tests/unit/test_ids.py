@@ -50,8 +50,8 @@ CHECKS = [(check_project, "run.project", 128), (check_writer, "writer", 64)]
 @pytest.mark.parametrize(("check", "field", "longest"), CHECKS)
 @pytest.mark.parametrize("name", ["a", "A.b_c-9", "0", "a..b", "Z-"])
 def test_names_that_are_fine(check: object, field: str, longest: int, name: str) -> None:
-    assert check(name) == name  # type: ignore[operator]
-    assert check("x" * longest)  # type: ignore[operator]
+    assert check(name) == name
+    assert check("x" * longest)
 
 
 @pytest.mark.parametrize(("check", "field", "longest"), CHECKS)
@@ -60,7 +60,7 @@ def test_names_that_are_fine(check: object, field: str, longest: int, name: str)
 )
 def test_names_that_are_not(check: object, field: str, longest: int, name: object) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        check(name)  # type: ignore[operator]
+        check(name)
     assert caught.value.field == field
 
 
@@ -68,7 +68,7 @@ def test_names_that_are_not(check: object, field: str, longest: int, name: objec
 @pytest.mark.parametrize("excess", [1, 1 << 20])
 def test_names_that_are_too_long(check: object, field: str, longest: int, excess: int) -> None:
     with pytest.raises(InvalidArgument, match=str(longest)) as caught:
-        check("x" * (longest + excess))  # type: ignore[operator]
+        check("x" * (longest + excess))
     assert caught.value.field == field
     assert len(str(caught.value)) < 200
 

@@ -308,7 +308,7 @@ def test_a_key_that_is_given_comes_first(given_key: str | None, variable: str | 
 )
 def test_a_key_that_is_malformed(key: object, problem: str) -> None:
     with pytest.raises(InvalidArgument, match=problem) as caught:
-        automatic_keys({}, TRAIN, auto_key=key)  # type: ignore[arg-type]
+        automatic_keys({}, TRAIN, auto_key=key)
     assert caught.value.field == "auto_key"
 
 

@@ -117,7 +117,7 @@ def test_of_a_holder_that_is_not_known_to_be_local_nothing_is_claimed(change: di
         started.kill()
         started.wait()
         assert is_dead(holder, this)
-        assert not is_dead(replace(holder, **change), this)  # type: ignore[arg-type]
+        assert not is_dead(replace(holder, **change), this)
 
 
 @pytest.mark.parametrize("field", ["boot_id", "pid_namespace"])
@@ -126,7 +126,7 @@ def test_two_that_are_both_unknown_are_not_the_same(field: str) -> None:
         holder, this = holder_of(started.pid), this_process()
         started.kill()
         started.wait()
-        assert not is_dead(replace(holder, **{field: ""}), replace(this, **{field: ""}))  # type: ignore[arg-type]
+        assert not is_dead(replace(holder, **{field: ""}), replace(this, **{field: ""}))
 
 
 def test_an_identity_from_before_a_fork_or_of_another_namespace_proves_nothing() -> None:

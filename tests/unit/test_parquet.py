@@ -48,7 +48,7 @@ def rows_of(
 
 def selection(**bounds: object) -> Selection:
     given = {"writers": frozenset(("main", "rank1")), "upto": END} | bounds
-    return Selection(**given)  # type: ignore[arg-type]
+    return Selection(**given)
 
 
 def flat(batches: Iterable[Batch]) -> list[Point]:

@@ -57,5 +57,5 @@ def test_a_url_without_secrets_changes_nothing() -> None:
 
 def test_reprs_hold_no_secret() -> None:
     assert "hidden" not in repr(read_environment({"RUNLEASE_TOKEN": "hidden"}))
-    grant = Grant(1, 1, 30.0, 30.0, False, "", 0, 0, None, (), None, rank_ticket="hidden")  # type: ignore[arg-type]
+    grant = Grant(1, 1, 30.0, 30.0, False, "", 0, 0, None, (), None, rank_ticket="hidden")
     assert "hidden" not in repr(grant)

@@ -108,7 +108,7 @@ def test_a_page_is_read_again_when_a_segment_came_to_count_meanwhile() -> None:
     # Given attempt 2, whose first write comes while the page is read...
     before, after = [(1, 0)], [(1, 0), (2, 5)]
     client = Scripted(before, after, after)
-    (page,) = pages(client, "p", "r", "main", State(cursor="0-1", segments=["1.0@0"]))  # type: ignore[arg-type]
+    (page,) = pages(client, "p", "r", "main", State(cursor="0-1", segments=["1.0@0"]))
     # ...then the page that is sent was read with it, and its start is announced before.
     assert client.reads == 2
     assert page.history.series[0].steps == [2]
@@ -119,7 +119,7 @@ def test_within_a_read_of_many_pages_nothing_is_announced() -> None:
     after = [(1, 0), (2, 5)]
     client = Scripted(after, after, after)
     state = State(cursor="0-1", page="token", segments=["1.0@0"])
-    found = pages(client, "p", "r", "main", state)  # type: ignore[arg-type]
+    found = pages(client, "p", "r", "main", state)
     assert next(found).starts == ()
     # What came to count since is announced with the next read, which follows at once.
     state.page = ""

@@ -21,7 +21,7 @@ from tests.support.spools import a_row, header, points_entry, rows_in, the_sessi
 
 
 def note(**fields: object) -> spool_pb2.SpoolRecord:
-    return spool_pb2.SpoolRecord(**fields)  # type: ignore[arg-type]
+    return spool_pb2.SpoolRecord(**fields)
 
 
 # Records.

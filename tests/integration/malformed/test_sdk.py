@@ -65,7 +65,7 @@ def test_what_is_wrong_in_a_row_is_left_out_and_named(
 ) -> None:
     bad: dict[object, object] = {"x" * 300: 1.0, "": 1.0, "text": "1.0", 7: 1.0, "\ud800": 1.0, "huge": 10**400}
     with caplog.at_level(logging.WARNING, "runlease"):
-        run.log({"loss": 1.0} | bad)  # type: ignore[arg-type]
+        run.log({"loss": 1.0} | bad)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == run.bad_values == len(bad)
     for words in ("has 300 characters", "is empty", "str is no number", "type int", "Unicode", "beyond the range"):
@@ -80,8 +80,8 @@ def test_what_is_wrong_in_a_row_is_left_out_and_named(
 
 @pytest.mark.parametrize("step", [-1, 2**53 - 1, 2**63, 10**30, 1.5, True, "1"])
 def test_steps_out_of_range_raise_where_they_are_given(run: runlease.Run, step: object) -> None:
-    calls = [lambda: run.log({"a": 1.0}, step=step), lambda: run.rewind(step)]  # type: ignore[arg-type]
-    calls.append(lambda: run.commit_checkpoint(step, uri="/c"))  # type: ignore[arg-type]
+    calls = [lambda: run.log({"a": 1.0}, step=step), lambda: run.rewind(step)]
+    calls.append(lambda: run.commit_checkpoint(step, uri="/c"))
     for call in calls:
         with pytest.raises(InvalidArgument) as caught:
             call()

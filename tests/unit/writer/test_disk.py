@@ -160,7 +160,7 @@ def test_after_a_sigkill_at_any_moment_all_that_was_logged_comes_back_once(
 ) -> None:
     chance = random.Random(seed)
     # Given a connection that breaks now and then, with or without the entry stored
-    server.fate = lambda entry: chance.choices(["ack", "mute", "cut", "cut-after"], [60, 5, 1, 1])[0]  # type: ignore[return-value]
+    server.fate = lambda entry: chance.choices(["ack", "mute", "cut", "cut-after"], [60, 5, 1, 1])[0]
     with subprocess.Popen(
         [sys.executable, "-c", JOURNALED, server.address, str(tmp_path), str(pause_s)],
         stdout=subprocess.PIPE,
