@@ -20,7 +20,7 @@ from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.store.connection import Lane, StoreConnection
 from runlease_coordinator.store.keys import PARTITIONS, partition_of_key, slot_of
 from runlease_coordinator.store.places import Asking, Server, address_of, command, most_of
-from runlease_coordinator.store.refusals import Refusal, refusal_of, unavailable
+from runlease_coordinator.store.refusals import REFUSALS, Refusal, unavailable
 from runlease_coordinator.storeurl import StoreUrl
 
 log = logging.getLogger(__name__)
@@ -248,18 +248,17 @@ class ClusterLane(Lane):
             match str(refused).split(" "):
                 case ["MOVED", _, where, *_]:
                     self._cluster.moved(partition, _address(where, address))
-                    refusal: Refusal | None = _MOVED
+                    refusal = _MOVED
                 case ["ASK", _, where, *_]:
                     asked = _address(where, address)
                     refusal = _MOVED
-                case ["TRYAGAIN" | "CLUSTERDOWN", *_]:
-                    refusal = refusal_of(refused)
+                case ["TRYAGAIN" | "CLUSTERDOWN" as word, *_]:
+                    refusal = REFUSALS[word]
                 case _:
-                    return connection.refuse(refused)
-            if refusal is not None and not self._repeats:
+                    connection.refuse(refused)
+            if not self._repeats:
                 break
         connection.doubt()
-        assert refusal is not None
         raise unavailable(refusal, refused)
 
     async def _ready(self, address: Address) -> StoreConnection:

@@ -103,6 +103,8 @@ class StoreConnection(Lane):
 
     async def tried(self, timeout_s: float) -> None:
         """Wait until the first attempt to connect has come to an end, for at most ``timeout_s``."""
+        if self._tried.is_set():  # as nearly always: without a timer for each call
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._tried.wait()
