@@ -17,6 +17,7 @@ from runlease.settings import DEFAULT_DIRECTORY, Environment
 from runlease.spool.files import FOLDER
 from runlease.spool.reading import find_sessions
 from runlease.version import __version__
+from runlease.writersettings import WriterSettings
 
 WHERE = "this machine"
 
@@ -24,8 +25,6 @@ WHERE = "this machine"
 _FLOORS = {"grpcio": (1, 49, 1), "protobuf": (3, 20, 3)}
 #: Variables that name proxies, in gRPC's order. Their values may hold passwords and are never shown.
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
-#: What a session may write to its spool, by default.
-_SPOOL_BYTES = 1 << 30
 #: File systems that live in memory, and such as are shared over a network, as mountinfo names them.
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 _SHARED = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "afs"})
@@ -119,7 +118,7 @@ def _directory(directory: Path) -> Finding:
     if kind in _SHARED or kind.startswith("fuse"):
         more = ", whose locks and syncs may be weaker than a local disk's"
         return _finding("directory", "warning", seen + more, elsewhere)
-    if free < _SPOOL_BYTES:
+    if free < WriterSettings().spool_bytes:
         return _finding("directory", "warning", f"{seen}; a run may spool up to 1 GiB", f"make room, or {elsewhere}")
     return _finding("directory", "ok", seen)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from runlease.doctor.finding import Finding, Verdict
 
 from runlease_coordinator.doctor.survey import Node
+from runlease_coordinator.store.server_binary import PACKING
 
-#: As `store/server_binary.py` sets them for the embedded store, and deploy/redis.conf for others.
-_PACKED = {"hash-max-listpack-entries": 512, "hash-max-listpack-value": 512}
-_STREAM_NODE_BYTES = 1024
 #: Clocks that are kept by NTP agree much better; the coordinator's guard of the store's clock leaves 1 s of slack.
-_CLOCK_S = 1.0
+CLOCK_S = 1.0
 #: What a script takes; the store does nothing else meanwhile.
 _SLOW_SCRIPT_US = 1000.0
 _MIB = 1 << 20
@@ -135,23 +133,21 @@ def _packing(node: Node) -> _Result:
             "cannot be read",
             "set hashes and streams as in deploy/redis.conf: less memory a run",
         )
-    wrong = [f"{name} {least}" for name, least in _PACKED.items() if _number(node, name, least) < least]
-    if _number(node, "stream-node-max-bytes", _STREAM_NODE_BYTES) > _STREAM_NODE_BYTES:
-        wrong.append(f"stream-node-max-bytes {_STREAM_NODE_BYTES}")
+    wrong = [f"`{name} {wanted}`" for name, wanted in PACKING.items() if not _packs(name, node.config, int(wanted))]
     if wrong:
-        remedy = "set " + ", ".join(f"`{each}`" for each in wrong)
+        remedy = f"set {', '.join(wrong)}"
         return "packing", "warning", "idle runs take about twice the memory that they need", remedy
     return "packing", "ok", "records and streams of idle runs stay small", ""
 
 
-def _number(node: Node, name: str, default: int) -> int:
-    assert node.config is not None
-    return int(node.config.get(name, default))
+def _packs(name: str, config: Mapping[str, str], wanted: int) -> bool:
+    found = int(config.get(name, wanted))
+    return found <= wanted if name.startswith("stream-") else found >= wanted
 
 
 def _clock(node: Node) -> _Result:
     seen = f"{node.offset_s:+.3f} s beside this machine's, known to {node.uncertain_s * 1e3:.1f} ms"
-    if abs(node.offset_s) - node.uncertain_s > _CLOCK_S:
+    if abs(node.offset_s) - node.uncertain_s > CLOCK_S:
         remedy = "let both machines keep their clocks with NTP; leases do not care, but the times that people read do"
         return "clock", "warning", seen, remedy
     return "clock", "ok", seen, ""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from runlease.doctor.finding import Finding
 
+from runlease_coordinator.doctor.nodes import CLOCK_S
 from runlease_coordinator.doctor.survey import Node, Shard, Survey
 
 #: A renewal's period at the shortest ttl is 1.7 s; an acknowledgement must be a small part of it.
@@ -107,7 +108,7 @@ def _clocks(nodes: Sequence[Node]) -> Finding:
     where, known = f"primary {nodes[0].address}", [node for node in nodes if not node.why_not]
     apart_s = max(node.offset_s for node in known) - min(node.offset_s for node in known)
     seen = f"{apart_s:.3f} s apart, over {len(known)} nodes"
-    if apart_s - sum(node.uncertain_s for node in known) > 1.0:
+    if apart_s - sum(node.uncertain_s for node in known) > CLOCK_S:
         remedy = "let the nodes keep their clocks with NTP: a step at a failover closes the store for a quarantine more"
         return Finding(where, "clocks", "warning", seen, remedy)
     return Finding(where, "clocks", "ok", seen)

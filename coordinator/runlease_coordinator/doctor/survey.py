@@ -54,7 +54,7 @@ class Write:
     """Replicas that WAIT was to see."""
 
     replicas: int = 0
-    """Replicas that it saw, within `WAIT_TIMEOUT_MS`."""
+    """Replicas that it saw, within the time that a coordinator gives them."""
 
     wait_s: float = 0.0
     """Seconds of the WAIT."""

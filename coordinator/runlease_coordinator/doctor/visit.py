@@ -25,18 +25,18 @@ from runlease_coordinator.doctor.survey import Node, Partition, Shard, Slots, Su
 from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.settings import StartupError
 from runlease_coordinator.store.keys import PARTITIONS, partition_keys
+from runlease_coordinator.store.server_binary import PACKING
+from runlease_coordinator.store.wire import WAIT_TIMEOUT_S
 from runlease_coordinator.storeurl import StoreUrl
 
 _TIMEOUT_S = 5.0
-#: How long a WAIT may take before its replicas count as too slow.
-WAIT_TIMEOUT_MS = 1000
 #: Seconds after which the key of the probing write goes by itself.
 _PROBE_LIVES_S = 10
 _LOOKS_AT_CLOCK = 5
 #: What the checks read of CONFIG; a server leaves out names that it does not know.
 _SETTINGS = (
     *("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "save", "maxmemory", "maxmemory-policy"),
-    *("hash-max-listpack-entries", "hash-max-listpack-value", "stream-node-max-bytes"),
+    *PACKING,
     *("min-replicas-to-write", "repl-backlog-size"),
 )
 #: Of a partition's meta; not the secret.
@@ -201,7 +201,7 @@ def _write(link: redis.Redis, partition: int | None, replicas: int) -> Write:
             return Write(took_s=took_s)
         began = time.perf_counter()
         try:
-            seen = int(alone.execute_command("WAIT", replicas, WAIT_TIMEOUT_MS))
+            seen = int(alone.execute_command("WAIT", replicas, int(WAIT_TIMEOUT_S * 1000)))
         except ResponseError as error:
             return Write(refused=str(error), took_s=took_s, waited_for=replicas)
         return Write(took_s=took_s, waited_for=replicas, replicas=seen, wait_s=time.perf_counter() - began)

@@ -17,6 +17,16 @@ from runlease_coordinator.settings import StartupError
 #: The scripts need functions of Redis 7 (`allow-oom` shebangs, effects-only replication).
 MIN_MAJOR = 7
 
+#: What keeps idle runs small; deploy/redis.conf has the same for servers of your own.
+PACKING = {
+    # Records stay packed lists, measured at less than half of a hash table: an idle run costs <= 3 KiB.
+    "hash-max-listpack-entries": "512",
+    "hash-max-listpack-value": "512",
+    # A new stream allocates its first node in full, 4 KiB by default: too much for an idle run.
+    # Batches of 100 kB get a node each either way.
+    "stream-node-max-bytes": "1024",
+}
+
 _VERSION = re.compile(r"^(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)", re.MULTILINE)
 _VERSION_TIMEOUT_S = 10.0
 _INSTALL = (
@@ -145,12 +155,7 @@ def server_config(*, socket: Path, folder: Path, log_file: Path) -> str:
         "auto-aof-rewrite-min-size": "64mb",
         # Leases and fences must never be evicted.
         "maxmemory-policy": "noeviction",
-        # Records stay packed lists, measured at less than half of a hash table: an idle run costs <= 3 KiB.
-        "hash-max-listpack-entries": "512",
-        "hash-max-listpack-value": "512",
-        # A new stream allocates its first node in full, 4 KiB by default: too much for an idle run.
-        # Batches of 100 kB get a node each either way.
-        "stream-node-max-bytes": "1024",
+        **PACKING,
     }
     return "".join(f"{name} {value}\n" for name, value in options.items())
 
