@@ -127,7 +127,7 @@ class Client:
             run=run_ref(project, id), fence=fence, held_by_own_clock=held_by_own_clock, incarnation=incarnation
         )
         response = self._call(self._leases.Renew, request)
-        return Renewal(response.remaining_ms / 1000, response.reinstated, response.incarnation)
+        return Renewal(response.remaining_ms / 1000, response.reinstated, response.incarnation, response.fence)
 
     def release(self, project: str, id: str, fence: int, outcome: str = "finished") -> str:
         """End an attempt; returns the outcome as recorded. Idempotent.

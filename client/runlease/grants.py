@@ -31,11 +31,12 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """An extended lease."""
+    """An extended lease; ``fence`` is higher than was named where it came back behind a loss of the store's data."""
 
     remaining_s: float
     reinstated: bool
     incarnation: str = ""
+    fence: int = 0
 
 
 def grant_of(message: leases_pb2.Grant) -> Grant:

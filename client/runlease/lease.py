@@ -38,7 +38,8 @@ class Lease:
     """The lease of one run. Thread-safe.
 
     Attributes:
-        fence: its fencing token; give it to stores that check one.
+        fence: its fencing token; give it to stores that check one. It is a higher one once the lease came back behind a
+            loss of data in the store.
         lost: an event, set once the lease is lost for good.
     """
 
@@ -118,8 +119,10 @@ class Lease:
         """Of the store's data, as a claim to hold the lease names it."""
         return self._machine.incarnation
 
-    def renewed(self, sent_at: float, remaining_s: float, incarnation: str = "", *, as_holder: bool = False) -> bool:
-        """Take a renewal's answer; returns whether it is believed.
+    def renewed(
+        self, sent_at: float, remaining_s: float, incarnation: str = "", *, fence: int = 0, as_holder: bool = False
+    ) -> bool:
+        """Take a renewal's answer, with the fence from now on (0: the same); returns whether it is believed.
 
         It is not where it answers a claim to hold the lease (``as_holder``) that came true no longer: the deadline has
         passed meanwhile, and somebody else may have been granted before the store decided.
@@ -128,6 +131,7 @@ class Lease:
             if as_holder and self._machine.state(suspend_aware()) is LeaseState.SUSPENDED:
                 return False
             self._machine.renewed(sent_at, remaining_s, incarnation)
+            self.fence = max(self.fence, fence)
             return True
 
     def claim(self, incarnation: str) -> bool:
@@ -300,7 +304,9 @@ class Renewer:
             lease.renewal_failed()
             return False
         self._in_doubt, self._has_answered, self._silences = False, True, 0
-        believed = lease.renewed(sent_at, response.remaining_ms / 1000, response.incarnation, as_holder=held)
+        believed = lease.renewed(
+            sent_at, response.remaining_ms / 1000, response.incarnation, fence=response.fence, as_holder=held
+        )
         return True if believed else None
 
     def _reconnect(self) -> None:
@@ -332,15 +338,15 @@ class Renewer:
             if state in (LeaseState.LOST, LeaseState.RELEASED):
                 return
             if state is not believed:
-                _tell(path, state)
+                _tell(path, state, self._lease.fence)
                 believed = state
 
 
-def _tell(path: str, state: LeaseState) -> None:
+def _tell(path: str, state: LeaseState, fence: int) -> None:
     if state is LeaseState.SUSPENDED:
         log.warning(
             "runlease: the lease of %s is suspended: the coordinator has not answered; training goes on, metrics wait",
             path,
         )
     else:
-        log.warning("runlease: the lease of %s is held again, under the same fence", path)
+        log.warning("runlease: the lease of %s is held again, under fence %d", path, fence)

@@ -1,6 +1,6 @@
 """The lease's state as its holder may believe it: pure, no I/O, the clock's reading is an argument.
 
-           renewed                          reinstated (same fence)
+           renewed                                reinstated
          ┌────────┐   deadline passes      ┌──────────────────────┐
   HELD ──┴────────┴──────────────────► SUSPENDED ─────────────────┘► HELD
    │  │                                   │   │

@@ -88,9 +88,11 @@ class Follower:
             lease.lose(Loss(_LOSSES[event.kind], f"its holder's lease was {event.kind}"))
         elif event.fence == lease.fence and event.kind == "released":
             lease.released()
-        elif event.fence == lease.fence and event.kind in ("expired", "reinstated"):
-            lease.expired_elsewhere = event.kind == "expired"
-            if event.kind == "expired":
-                lease.suspend()
-            else:
-                lease.renewed(suspend_aware(), lease.ttl_s)
+        elif event.fence == lease.fence and event.kind == "expired":
+            lease.expired_elsewhere = True
+            lease.suspend()
+        elif (
+            event.fence >= lease.fence and event.kind == "reinstated"
+        ):  # of a grant behind it we would have heard first
+            lease.expired_elsewhere = False
+            lease.renewed(suspend_aware(), lease.ttl_s, fence=event.fence)

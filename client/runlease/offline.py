@@ -147,7 +147,6 @@ def offline_run(
         previous_state=history.outcome,
         starting_step=start,
         attempt=history.segments + 1,
-        fence=0,
         checkpoint=_checkpoint(history, start),
         config=load_json(history.config) | config,
         summary=load_json(history.summary),

@@ -70,7 +70,6 @@ class Run:
         step: the NEXT step to log.
         starting_step: where this attempt starts: the checkpoint's next step, or where the log ended.
         attempt: 1, 2, 3, ...
-        fence: the fencing token; give it to stores that check one.
         checkpoint: the highest visible checkpoint below ``starting_step``, or None.
         config: what was given at `init` merged over what was there.
         summary: what `update(summary=)` has set.
@@ -90,7 +89,6 @@ class Run:
         previous_state: str,
         starting_step: int,
         attempt: int,
-        fence: int,
         checkpoint: Checkpoint | None,
         config: Mapping[str, Any],
         summary: Mapping[str, Any],
@@ -108,7 +106,7 @@ class Run:
         self.project, self.id, self.name = project, id, name
         self.resumed, self.previous_state = resumed, previous_state
         self.starting_step = self.step = starting_step
-        self.attempt, self.fence, self.checkpoint = attempt, fence, checkpoint
+        self.attempt, self.checkpoint = attempt, checkpoint
         self._config, self._summary = dict(config), dict(summary)
         self.config_changes = tuple(config_changes)
         self.member = member
@@ -129,6 +127,11 @@ class Run:
     def __repr__(self) -> str:
         """Return the run's path, attempt and next step."""
         return f"<Run {self.project}/{self.id} attempt={self.attempt} step={self.step} {self.lease.state}>"
+
+    @property
+    def fence(self) -> int:
+        """The fencing token, that of the lease; give it to stores that check one."""
+        return self.lease.fence
 
     @property
     def config(self) -> Mapping[str, Any]:

@@ -1,4 +1,5 @@
-"""A store that loses data, or may have: who is HELD goes on, who is suspended stays so, and nobody else is granted."""
+"""A store that loses data, or may have: who is HELD goes on, nobody else is granted in the quarantine, and
+who was suspended comes back behind it, unless another one was granted."""
 
 from __future__ import annotations
 
@@ -132,45 +133,78 @@ def test_a_store_whose_clock_is_put_on_grants_no_lease_that_is_held(
         server.close()
 
 
-@pytest.mark.parametrize("successor", [False, True])
-def test_who_was_suspended_at_the_loss_stays_so_and_its_data_come_by_a_sync(
-    successor: bool,
+def test_who_was_suspended_at_the_loss_comes_back_behind_the_quarantine_under_a_new_fence(
     start_server: Callable[..., RedisServer],
     start_coordinator: Callable[..., CoordinatorProcess],
     start_puppet: Callable[..., Puppet],
 ) -> None:
     server = start_server(*ALL_KEPT, opened=("--max-ttl", "5"))
     coordinator = start_coordinator("--store", server.url, "--max-ttl", "5", "--lock-delay", "1")
-    cli, trainer = Cli(coordinator.env), start_puppet(coordinator)
+    holder, member = start_puppet(coordinator), start_puppet(coordinator)
+    granted = holder.call("init", project="p", id="r", resume="allow", ttl=5, group="g")
+    member.call("init", project="p", id="r", resume="allow", group="g", writer="rank-1")
+    holder.call("train", start=0, stop=1000)
+    assert holder.call("flush")
+    # Given a holder and its member, whose deadline passes while the store is away,
+    server.kill()
+    until(lambda: holder.call("state")["state"] == "suspended")
+    server.start()
+    holder.call("train", start=1000, stop=1500)
+    with runlease.Client(coordinator.address, timeout_s=30) as client:
+        # when the quarantine is over, then it goes on, under a new fence, since a newer grant may be lost,
+        until(lambda: holder.call("state")["state"] == "held", timeout_s=30)
+        holder.call("check")
+        fence = client.get_run("p", "r").fence
+        assert fence > granted["fence"]
+        until(lambda: holder.call("facts")["fence"] == member.call("facts")["fence"] == fence)
+        # and so does its member; nothing of the attempt is lost or twice.
+        until(lambda: member.call("state")["state"] == "held")
+        member.call("train", start=0, stop=10)
+        assert member.call("flush")
+        holder.call("train", start=1500, stop=2000)
+        assert member.call("finish")
+        assert holder.call("finish")
+        assert holder.call("stats")["spooled"] == 0
+        assert steps_of(client) == list(range(2000))
+        run = client.get_run("p", "r")
+    assert (run.state, run.fence) == ("finished", fence)
+    assert [(attempt.fence, attempt.points) for attempt in run.attempts] == [(granted["fence"], 4020)]
+    for puppet in (holder, member):
+        assert puppet.exit() == 0
+    assert "Traceback" not in coordinator.log.read_text()
+
+
+def test_who_was_suspended_at_the_loss_is_lost_to_a_successor_and_its_data_come_by_a_sync(
+    start_server: Callable[..., RedisServer],
+    start_coordinator: Callable[..., CoordinatorProcess],
+    start_puppet: Callable[..., Puppet],
+) -> None:
+    server = start_server(*ALL_KEPT, opened=("--max-ttl", "5"))
+    coordinator = start_coordinator("--store", server.url, "--max-ttl", "5", "--lock-delay", "1")
+    cli, trainer, after = Cli(coordinator.env), start_puppet(coordinator), start_puppet(coordinator)
     granted = trainer.call("init", project="p", id="r", resume="allow", ttl=5)
     trainer.call("train", start=0, stop=1000)
     assert trainer.call("flush")
-    # Given a holder whose deadline passes while the store is away,
+    # Given a holder whose deadline passes while the store is away, and which is frozen then,
     server.kill()
     until(lambda: trainer.call("state")["state"] == "suspended")
+    trainer.call("train", start=1000, stop=2000)
+    trainer.stop()
     server.start()
-    trainer.call("train", start=1000, stop=1500)
-    # when the quarantine is over, then the run is free,
     with runlease.Client(coordinator.address, timeout_s=30) as client:
-        client.acquire("p", "another", nonce="n", resume="allow")
-        assert trainer.call("state")["state"] == "suspended"
-        trainer.call("train", start=1500, stop=2000)
-        if successor:
-            # and only when somebody else has it is it lost;
-            after = start_puppet(coordinator)
-            assert after.call("init", project="p", id="r", resume="must", ttl=5)["attempt"] == 2
-            assert trainer.call("wait_lost", timeout=30)
-            assert after.call("finish", outcome="failed")
+        # when another one takes the run behind the quarantine, then it is lost;
+        assert after.call("init", project="p", id="r", resume="must", ttl=5)["attempt"] == 2
+        trainer.resume()
+        assert trainer.call("wait_lost", timeout=30)
+        assert after.call("finish", outcome="failed")
         assert not trainer.call("finish", timeout=5)
         stats = trainer.call("stats")
         assert (stats["acknowledged"], stats["spooled"], stats["lost"], stats["dropped"]) == (2000, 2000, 0, 0)
         assert trainer.exit() == 0
-        # either way its training went on, and a sync brings its data in.
-        until(lambda: client.get_run("p", "r").state != "running")
+        # its training went on, and a sync brings its data in.
         cli("sync")
         assert steps_of(client) == list(range(2000))
         run = client.get_run("p", "r")
     first = run.attempts[0]
-    assert (first.fence, first.points) == (granted["fence"], 4000)
-    assert run.state == ("failed" if successor else "finished")
+    assert (first.fence, first.points, run.state) == (granted["fence"], 4000, "failed")
     assert "Traceback" not in coordinator.log.read_text()

@@ -16,6 +16,7 @@ import grpc
 import pytest
 import runlease
 from runlease.channel import open_channel
+from runlease.grants import Renewal
 from runlease.status import error_from
 from runlease.v1 import metrics_pb2, metrics_pb2_grpc, runs_pb2
 
@@ -177,7 +178,7 @@ def test_an_everysec_store_that_is_killed(
 
 
 @variants("reinstate_unconfirmed")
-def test_a_superseded_holder_is_not_reinstated(
+def test_a_superseded_holder_is_not_reinstated_under_its_fence(
     variant: str | None, start_store: Callable[..., tuple[RedisServer, CoordinatorProcess]]
 ) -> None:
     server, coordinator = start_store(SHORT_TTL_S, variant)
@@ -185,12 +186,20 @@ def test_a_superseded_holder_is_not_reinstated(
         first = client.acquire("p", "r", nonce="1", resume="allow")
         snapshot = Snapshot(server)
         until(lambda: succeeds(client))
+        second = client.get_run("p", "r")
+        assert second.attempt == 2
         # When the second grant is lost, its holder sleeps through the quarantine, and the first one wakes up,
         snapshot.restore()
+        assert decided(lambda: client.renew("p", "r", first.fence, incarnation=first.incarnation)) == "UNCONFIRMED"
         end_quarantine(server, "p")
         renewed = decided(lambda: client.renew("p", "r", first.fence, incarnation=first.incarnation))
-    # then it does not get back what it had lost.
-    assert (renewed != "UNCONFIRMED") == (variant is not None)
+        # then it gets the run as who acquires it anew would, above all that was granted, and the second one is stale.
+        assert isinstance(renewed, Renewal)
+        assert (renewed.fence > second.fence) == (variant is None)
+        with pytest.raises(runlease.StaleFence):
+            client.renew("p", "r", second.fence)
+        with pytest.raises(runlease.StaleFence):
+            appends(coordinator, second.fence)
 
 
 def succeeds(client: runlease.Client) -> bool:

@@ -63,7 +63,13 @@ VARIANTS = {
     ),
     "release_by_name": Variant(
         "a release frees the run, whoever holds it",
-        (Patch(_LUA + "release.lua", "if run[1] ~= fence then", "if false then"),),
+        (
+            Patch(
+                _LUA + "release.lua",
+                "if not is_same_lease(attempts_key, fence, run[1], own_fence(run[1], run[8]), run[4]) then",
+                "if false then",
+            ),
+        ),
     ),
     "first_step_logged": Variant(
         "an attempt replaces what was logged from its first logged step on, not from its starting step",
@@ -110,8 +116,14 @@ VARIANTS = {
         ),
     ),
     "reinstate_unconfirmed": Variant(
-        "a record is given back to whoever it names, though newer grants may be lost",
-        (Patch(_LUA + "renew.lua", "or quarantine == 0 and not is_confirmed(run[10], epoch) then", "then"),),
+        "behind a quarantine a lease comes back under the fence that it had, though newer grants may be lost",
+        (
+            Patch(
+                _LUA + "renew.lua",
+                "fence = is_open and text(math.max(tonumber(run[1]) + 1, now)) or run[1]",
+                "fence = run[1]",
+            ),
+        ),
     ),
     "append_unchecked": Variant(
         "an append needs the record's fence, not a record of this epoch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -14,6 +15,7 @@ from runlease_coordinator.domain.metrics import Entry
 from runlease_coordinator.domain.runs import RunState
 from runlease_coordinator.store.keys import run_keys
 from runlease_coordinator.store.metrics import Appended
+from runlease_coordinator.store.sweeper import Sweeper
 
 from tests.support.losses import Losses
 from tests.support.stores import LiveStore, commit_entry, points_entry, writer_of
@@ -54,21 +56,101 @@ def test_a_claim_counts_only_if_it_was_made_after_the_loss(live: LiveStore, proj
     assert losses.renew(grant.fence).remaining_us > 0  # confirmed: as ever
 
 
-def test_who_is_not_held_gets_the_lease_back_neither_in_quarantine_nor_behind_it(
+def test_who_is_not_held_gets_the_lease_back_behind_the_quarantine_under_a_new_fence(
+    live: LiveStore, project: str, losses: Losses
+) -> None:
+    granted = live.acquire(project)
+    append(live, project, granted.fence, points_entry(1, [(0, 1.0)]))
+    losses.fail_over()
+    for _ in range(2):
+        with pytest.raises(Unconfirmed):
+            losses.renew(granted.fence)
+    losses.end_quarantine()
+    renewed = losses.renew(granted.fence)
+    assert renewed.reinstated
+    assert renewed.fence > granted.fence
+    # What the holder knew it by goes on to mean it: the answer may be lost, its members and streams have that fence.
+    assert losses.renew(granted.fence).fence == losses.renew(renewed.fence).fence == renewed.fence
+    assert append(live, project, granted.fence, points_entry(2, [(1, 1.0)])) == Appended(2)
+    assert append(live, project, renewed.fence, points_entry(3, [(2, 1.0)]), session="s2") == Appended(3)
+    run = live.get(project).run
+    assert (run.fence, run.state, run.next_step) == (renewed.fence, RunState.RUNNING, 3)
+    assert [(attempt.fence, attempt.points) for attempt in run.attempts] == [(granted.fence, 3)]
+    (series,) = live.read(project)
+    assert list(series.steps) == [0, 1, 2]
+    # Again, and swept this time.
+    losses.fail_over()
+    losses.told(granted.fence)
+    losses.end_quarantine()
+    keys = run_keys(project, "r")
+    live.raw.hset(keys.run, mapping={"expiry": 1, "avail": 2})
+    live.raw.zadd(keys.partition.live, {f"{project}/r": 1})
+    live.run(Sweeper(live.store).sweep())
+    assert live.get(project).run.state == RunState.CRASHED
+    again = losses.renew(granted.fence)
+    assert again.fence > renewed.fence
+    for fence in (granted.fence, renewed.fence, again.fence):
+        assert losses.renew(fence).fence == again.fence
+    assert events(live, project)[-2:] == ["expired", "reinstated"]
+    assert live.run(live.leases.release(project, "r", renewed.fence, RunState.FINISHED)) == RunState.FINISHED
+    with pytest.raises(Stale) as caught:
+        losses.renew(granted.fence)
+    assert caught.value.reason == "LEASE_ENDED"
+
+
+def test_who_comes_behind_the_quarantine_finds_what_was_granted_meanwhile(
     live: LiveStore, project: str, losses: Losses
 ) -> None:
     fence = live.acquire(project).fence
     losses.fail_over()
-    for _ in range(2):
-        with pytest.raises(Unconfirmed):
-            losses.renew(fence)
+    losses.told(fence)
     losses.end_quarantine()
-    with pytest.raises(Unconfirmed):
-        losses.renew(fence, Claim(losses.told(fence)))  # what was true in quarantine is no claim behind it
     assert live.acquire(project).attempt == 2
     with pytest.raises(Stale) as caught:
         losses.renew(fence)
     assert caught.value.reason == "STALE_FENCE"
+
+
+def test_a_claim_under_a_fence_whose_reinstatement_was_lost_brings_that_back(
+    live: LiveStore, project: str, losses: Losses
+) -> None:
+    granted = live.acquire(project, nonce="n")
+    append(live, project, granted.fence, points_entry(1, [(0, 1.0)]))
+    losses.keep()
+    losses.fail_over()
+    losses.told(granted.fence)
+    losses.end_quarantine()
+    reinstated = losses.renew(granted.fence)
+    losses.lose()
+    assert losses.confirm(replace(granted, fence=reinstated.fence)).fence == reinstated.fence
+    assert append(live, project, granted.fence, points_entry(2, [(1, 1.0)])) == Appended(2)
+    run = live.get(project).run
+    assert (run.fence, run.attempt, run.next_step, run.points) == (reinstated.fence, 1, 2, 2)
+    assert [(attempt.fence, attempt.points) for attempt in run.attempts] == [(granted.fence, 2)]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_break_ends_what_was_reinstated_by_all_its_fences(
+    force: bool, live: LiveStore, project: str, losses: Losses
+) -> None:
+    first = live.acquire(project).fence
+    losses.fail_over()
+    losses.told(first)
+    losses.end_quarantine()
+    second = losses.renew(first).fence
+    live.run(live.leases.break_lease(project, "r", second, force=force, reason="why", by="who"))
+    for fence in (first, second):
+        with pytest.raises(Stale) as caught:
+            losses.renew(fence)
+        assert caught.value.reason == ("STALE_FENCE" if force else "REVOKED")
+        if force:
+            with pytest.raises(Stale):
+                append(live, project, fence, points_entry(1, [(0, 1.0)]))
+    if force:
+        third = live.acquire(project)
+        assert third.attempt == 2
+        with pytest.raises(Stale):
+            losses.renew(second)
 
 
 def test_an_unconfirmed_record_is_free_behind_the_quarantine_whatever_its_expiry_says(

@@ -158,16 +158,18 @@ class RenewRequest(_message.Message):
     def __init__(self, run: _Optional[_Union[_runs_pb2.RunRef, _Mapping]] = ..., fence: _Optional[int] = ..., held_by_own_clock: bool = ..., incarnation: _Optional[str] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ...) -> None: ...
 
 class RenewResponse(_message.Message):
-    __slots__ = ("remaining_ms", "reinstated", "stop_requested", "incarnation")
+    __slots__ = ("remaining_ms", "reinstated", "stop_requested", "incarnation", "fence")
     REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
     REINSTATED_FIELD_NUMBER: _ClassVar[int]
     STOP_REQUESTED_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
     remaining_ms: int
     reinstated: bool
     stop_requested: bool
     incarnation: str
-    def __init__(self, remaining_ms: _Optional[int] = ..., reinstated: bool = ..., stop_requested: bool = ..., incarnation: _Optional[str] = ...) -> None: ...
+    fence: int
+    def __init__(self, remaining_ms: _Optional[int] = ..., reinstated: bool = ..., stop_requested: bool = ..., incarnation: _Optional[str] = ..., fence: _Optional[int] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("run", "fence", "outcome", "undelivered")

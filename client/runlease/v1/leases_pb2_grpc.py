@@ -59,7 +59,7 @@ class LeaseServiceServicer(object):
     def Renew(self, request, context):
         """ABORTED: STALE_FENCE (ErrorInfo.metadata names the new fence and holder), LEASE_ENDED, REVOKED, RUN_DELETED.
         UNAVAILABLE, UNCONFIRMED: the store may have lost a newer grant; see RenewRequest.incarnation. The lease is neither
-        extended nor lost: it is lost only once somebody else was granted.
+        extended nor lost: behind the quarantine it comes back under a new fence, unless somebody else was granted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,7 @@ class LeaseServiceStub:
     ]
     """ABORTED: STALE_FENCE (ErrorInfo.metadata names the new fence and holder), LEASE_ENDED, REVOKED, RUN_DELETED.
     UNAVAILABLE, UNCONFIRMED: the store may have lost a newer grant; see RenewRequest.incarnation. The lease is neither
-    extended nor lost: it is lost only once somebody else was granted.
+    extended nor lost: behind the quarantine it comes back under a new fence, unless somebody else was granted.
     """
 
     Release: grpc.UnaryUnaryMultiCallable[
@@ -86,7 +86,7 @@ class LeaseServiceAsyncStub:
     ]
     """ABORTED: STALE_FENCE (ErrorInfo.metadata names the new fence and holder), LEASE_ENDED, REVOKED, RUN_DELETED.
     UNAVAILABLE, UNCONFIRMED: the store may have lost a newer grant; see RenewRequest.incarnation. The lease is neither
-    extended nor lost: it is lost only once somebody else was granted.
+    extended nor lost: behind the quarantine it comes back under a new fence, unless somebody else was granted.
     """
 
     Release: grpc.aio.UnaryUnaryMultiCallable[
@@ -129,7 +129,7 @@ class LeaseServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[runlease.v1.leases_pb2.RenewResponse, collections.abc.Awaitable[runlease.v1.leases_pb2.RenewResponse]]:
         """ABORTED: STALE_FENCE (ErrorInfo.metadata names the new fence and holder), LEASE_ENDED, REVOKED, RUN_DELETED.
         UNAVAILABLE, UNCONFIRMED: the store may have lost a newer grant; see RenewRequest.incarnation. The lease is neither
-        extended nor lost: it is lost only once somebody else was granted.
+        extended nor lost: behind the quarantine it comes back under a new fence, unless somebody else was granted.
         """
 
     @abc.abstractmethod

@@ -115,11 +115,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """An extended lease; ``reinstated`` where it had expired."""
+    """An extended lease; ``reinstated`` where it had expired, then perhaps under another ``fence`` than was named."""
 
     remaining_us: int
     reinstated: bool
-    incarnation: str = ""
+    incarnation: str
+    fence: int
 
 
 def checked_ttl_us(ttl_ms: int, max_ttl_us: int) -> int:

@@ -66,6 +66,7 @@ class LeaseService(leases_pb2_grpc.LeaseServiceServicer):
             remaining_ms=renewal.remaining_us // 1000,
             reinstated=renewal.reinstated,
             incarnation=renewal.incarnation,
+            fence=renewal.fence,
         )
 
     async def Release(self, request: pb.ReleaseRequest, context: _Context) -> pb.ReleaseResponse:

@@ -268,7 +268,9 @@ class LeaseStore:
             verdict, rest = await self._rebuild(claim, claim.wish, keys, fence)
         if verdict != "RENEWED":
             refuse_fence(verdict, rest, project, run_id, fence, self._store)
-        return Renewal(remaining_us=int(rest[0]), reinstated=rest[1] == 1, incarnation=rest[2].decode())
+        return Renewal(
+            remaining_us=int(rest[0]), reinstated=rest[1] == 1, incarnation=rest[2].decode(), fence=int(rest[3])
+        )
 
     async def _rebuild(self, claim: Claim, wish: Acquisition, keys: RunKeys, fence: int) -> tuple[str, Sequence[Any]]:
         request = self._request(wish, "") | {"typed": wish.id, "id": wish.canonical_id}

@@ -11,7 +11,7 @@ from importlib import resources
 _NEEDS = {
     "abandon": ("queue", "auto", "leaseend"),
     "acquire": ("decision", "queue", "auto", "log", "segments", "leaseend", "gcra", "recordsize"),
-    "append": ("log", "segments", "gcra", "writerlog", "auto", "names"),
+    "append": ("log", "segments", "gcra", "writerlog", "auto", "names", "reinstate"),
     "break": ("queue", "leaseend"),
     "commit_part": ("manifest",),
     "cut": ("manifest",),
@@ -23,17 +23,18 @@ _NEEDS = {
     "link": ("log", "segments"),
     "list_runs": ("order",),
     "live_runs": ("order",),
-    "open_writer": ("writerlog",),
+    "open_writer": ("writerlog", "reinstate"),
     "purge_run": ("manifest",),
-    "rebuild": ("auto", "log", "segments", "leaseend"),
-    "release": ("queue", "auto", "leaseend"),
+    "rebuild": ("auto", "log", "segments", "leaseend", "reinstate"),
+    "release": ("queue", "auto", "leaseend", "reinstate"),
+    "renew": ("reinstate",),
     "resolve_auto": ("auto",),
-    "update_run": ("recordsize",),
+    "update_run": ("recordsize", "reinstate"),
 }
 _PARTS = frozenset(
     (
         *("prelude", "decision", "queue", "auto", "log", "segments", "gcra", "manifest", "order", "leaseend"),
-        *("names", "recordsize", "writerlog"),
+        *("names", "recordsize", "reinstate", "writerlog"),
     )
 )
 

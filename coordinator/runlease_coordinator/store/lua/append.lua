@@ -30,11 +30,15 @@ local is_main = writer == 'main'
 local now, quarantine, refusal, epoch = gate(KEYS[1])
 if refusal then return refusal end
 local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'wrote', 'next', 'attempt', 'last', 'a_last',
-  'tat.points', 'tat.bytes', 'end', 'epoch')
+  'tat.points', 'tat.bytes', 'end', 'epoch', 'alias')
 if is_newer(fence, run[1], run[11], epoch, quarantine) then return unconfirmed(now, epoch, quarantine) end
 if not run[1] then return {'ABSENT', text(now)} end
 if run[2] then return {'DELETED', text(now)} end
-if run[1] ~= fence then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
+local own = own_fence(run[1], run[12])
+if not is_same_lease(attempts_key, fence, run[1], own, run[5]) then
+  return {'STALE', text(now), redis.call('HGETALL', run_key)}
+end
+fence = own
 if not is_confirmed(run[11], epoch) then return unconfirmed(now, epoch, quarantine) end
 local last_fence, owner, last_seq, current, wrote, late = writer_state(seq_key, writer)
 if last_fence ~= fence or owner ~= session or late ~= ARGV[20] then return {'SESSION', text(now)} end

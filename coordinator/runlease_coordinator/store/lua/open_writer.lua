@@ -12,17 +12,19 @@ local fence, writer, session, late = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local seq_key, attempts_key = KEYS[3], KEYS[4]
 local now, quarantine, refusal, epoch = gate(KEYS[1])
 if refusal then return refusal end
-local run = redis.call('HMGET', KEYS[2], 'fence', 'deleted', 'sync', 'epoch')
+local run = redis.call('HMGET', KEYS[2], 'fence', 'deleted', 'sync', 'epoch', 'attempt', 'alias')
 if is_newer(fence, run[1], run[4], epoch, quarantine) then return unconfirmed(now, epoch, quarantine) end
 if not run[1] then return {'ABSENT', text(now)} end
 if run[2] then return {'DELETED', text(now)} end
-local own = redis.call('HGET', attempts_key, 'fence.' .. fence)
+local own = own_fence(run[1], run[6])
+local attempt = redis.call('HGET', attempts_key, 'fence.' .. own)
 local is_sync = run[3] == fence
-if run[1] ~= fence or not (own or is_sync) then -- or no attempt has this fence
+if not is_same_lease(attempts_key, fence, run[1], own, run[5]) or not (attempt or is_sync) then -- or it is of no attempt
   return {'STALE', text(now), redis.call('HGETALL', KEYS[2])}
 end
 if not is_confirmed(run[4], epoch) then return unconfirmed(now, epoch, quarantine) end
-local attempt, attempt_fence = own, fence
+fence = own
+local attempt_fence = own
 if late ~= '0' then
   if not is_sync then return {'NO_SYNC', text(now)} end
   attempt, attempt_fence = late, redis.call('HGET', attempts_key, late .. '.fence')

@@ -6,17 +6,29 @@
 -- ARGV  1 request of the grant, JSON (acquire.lua)  2 fence  3 the epoch in which its holder still held it by its own
 --       clock  4 attempt  5 the record's next step before the grant  6 the step at which the attempt starts
 -- Returns {verdict, now, ...}:
---   RENEWED  ttl (us), 1, epoch     UNCONFIRMED  epoch, quarantine left (us)     UNBOOTSTRAPPED NOREPLICAS
+--   RENEWED  ttl (us), 1, epoch, fence     UNCONFIRMED  epoch, quarantine left (us)     UNBOOTSTRAPPED NOREPLICAS
 local request, fence, claimed_in, attempt, next_step, start = cjson.decode(ARGV[1]), unpack(ARGV, 2, 6)
 local project, id = request.project, request.id
 local run_key, attempts_key, events_key, number = KEYS[2], KEYS[3], KEYS[9], tonumber(attempt)
 
 local now, quarantine, refusal, epoch = gate(KEYS[1])
 if refusal then return refusal end
-local old = redis.call('HMGET', run_key, 'id', 'fence', 'epoch', 'end', 'expiry', 'attempt', 'sync')
+local old = redis.call('HMGET', run_key, 'id', 'fence', 'epoch', 'end', 'expiry', 'attempt', 'sync', 'nonce', 'granted',
+  'alias')
 local counts = quarantine > 0 and claimed_in == epoch
 if not (counts and is_newer(fence, old[2], old[3], epoch, quarantine)) then
   return unconfirmed(now, epoch, quarantine)
+end
+
+local expiry = now + request.ttl
+if old[6] == attempt and old[8] == request.nonce then -- only that it was reinstated under this fence is lost
+  reinstate(run_key, attempts_key, now, {old[2], old[4], attempt, old[9], old[10]}, fence)
+  redis.call('HSET', run_key, 'end', '', 'expiry', text(expiry), 'avail', text(expiry + request.lock_delay), 'call', '',
+    'epoch', epoch, 'updated', text(now))
+  redis.call('ZADD', KEYS[6], text(expiry), project .. '/' .. id)
+  redis.call('ZADD', KEYS[7], text(now), id)
+  event(events_key, now, project, id, 'reinstated', fence, attempt)
+  return {'RENEWED', text(now), text(request.ttl), 1, epoch, fence}
 end
 
 local previous = number == 1 and '' or 'crashed'
@@ -46,7 +58,7 @@ for _, field in ipairs({'name', 'notes', 'tags'}) do
 end
 if request.auto_keys then bind_keys(run_key, KEYS[12], id, request.auto_keys, request.auto_until, now) end
 
-local granted, expiry = math.min(now, tonumber(fence)), now + request.ttl
+local granted = math.min(now, tonumber(fence))
 redis.call('HSET', run_key, 'fence', fence, 'nonce', request.nonce, 'call', '', 'holder', request.holder,
   'ttl', text(request.ttl), 'granted', text(granted), 'updated', text(now), 'expiry', text(expiry),
   'avail', text(expiry + request.lock_delay), 'end', '', 'epoch', epoch, 'next', next_step,
@@ -64,4 +76,4 @@ if request.rewinds then
 end
 local who = cjson.decode(request.holder)
 event(events_key, now, project, id, 'rebuilt', fence, attempt, {holder = who[1] .. ':' .. text(who[2])})
-return {'RENEWED', text(now), text(request.ttl), 1, epoch}
+return {'RENEWED', text(now), text(request.ttl), 1, epoch, fence}

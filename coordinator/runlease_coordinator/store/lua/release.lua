@@ -13,10 +13,10 @@ local live_key, runs_key, events_key = KEYS[4], KEYS[5], KEYS[6]
 
 local now, quarantine, refusal, epoch = gate(meta_key)
 if refusal then return refusal end
-local run = redis.call('HMGET', run_key, 'fence', 'end', 'expiry', 'attempt', 'deleted', 'sync', 'epoch')
+local run = redis.call('HMGET', run_key, 'fence', 'end', 'expiry', 'attempt', 'deleted', 'sync', 'epoch', 'alias')
 if is_newer(fence, run[1], run[7], epoch, quarantine) then return unconfirmed(now, epoch, quarantine) end
 if not run[1] then return {'ABSENT', text(now)} end
-if run[1] ~= fence then
+if not is_same_lease(attempts_key, fence, run[1], own_fence(run[1], run[8]), run[4]) then
   local attempt = redis.call('HGET', attempts_key, 'fence.' .. fence)
   local recorded = attempt and redis.call('HMGET', attempts_key, attempt .. '.end', attempt .. '.released')
   if recorded and recorded[2] then
@@ -32,6 +32,7 @@ if run[2] ~= '' and tonumber(run[3]) == 0 then
   return {'RELEASED', text(now), run[2]}
 end
 if not is_confirmed(run[7], epoch) then return unconfirmed(now, epoch, quarantine) end
+fence = run[1]
 -- 'released', since a sweep, a break, a proof of death end it, too.
 local ending, kind = end_lease(attempts_key, run_key, fence, run[4], run[2], run[6], outcome, now, 'released',
   'released', '1')

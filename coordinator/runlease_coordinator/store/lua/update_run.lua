@@ -10,12 +10,14 @@ local project, id, fence = ARGV[1], ARGV[2], ARGV[3]
 local run_key, attempts_key = KEYS[2], KEYS[3]
 local now, quarantine, refusal, epoch = gate(KEYS[1])
 if refusal then return refusal end
-local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'attempt', 'epoch')
+local run = redis.call('HMGET', run_key, 'fence', 'deleted', 'attempt', 'epoch', 'alias')
 if fence ~= '0' and is_newer(fence, run[1], run[4], epoch, quarantine) then return unconfirmed(now, epoch, quarantine) end
 if not run[1] then return {'ABSENT', text(now)} end
 if run[2] then return {'DELETED', text(now)} end
 if fence ~= '0' then
-  if fence ~= run[1] then return {'STALE', text(now), redis.call('HGETALL', run_key)} end
+  if not is_same_lease(attempts_key, fence, run[1], own_fence(run[1], run[5]), run[3]) then
+    return {'STALE', text(now), redis.call('HGETALL', run_key)}
+  end
   if not is_confirmed(run[4], epoch) then return unconfirmed(now, epoch, quarantine) end
 end
 local changed = {}
