@@ -22,12 +22,12 @@ def check_node(node: Node) -> Iterator[Finding]:
         remedy = "run the doctor where this node can be reached, to see whether it is set up as its primary is"
         yield Finding(f"node {node.address}", "reached", "warning", f"not from here: {node.why_not}", remedy)
         return
-    for check in _CHECKS:
-        name, verdict, seen, remedy = check(node)
-        yield Finding(f"node {node.address}", name, verdict, seen, remedy)
+    for name, check in _CHECKS.items():
+        yield Finding(f"node {node.address}", name, *check(node))
 
 
-_Result = tuple[str, Verdict, str, str]
+#: Verdict, what was seen, and what to do about it.
+_Result = tuple[Verdict, str, str]
 
 
 def _version(node: Node) -> _Result:
@@ -36,9 +36,9 @@ def _version(node: Node) -> _Result:
         product, version, least = ("Valkey", valkey, 8) if valkey else ("Redis", redis, 7)
         seen = f"{product} {version}"
         if int(str(version).partition(".")[0]) >= least:
-            return "version", "ok", seen, ""
-        return "version", "error", seen, "use Valkey 8 or Redis 7, or newer"
-    return "version", "warning", "cannot be read", "use Valkey 8 or Redis 7, or newer"
+            return "ok", seen, ""
+        return "error", seen, "use Valkey 8 or Redis 7, or newer"
+    return "warning", "cannot be read", "use Valkey 8 or Redis 7, or newer"
 
 
 def _persistence(node: Node) -> _Result:
@@ -46,42 +46,32 @@ def _persistence(node: Node) -> _Result:
     sync, snapshots = node.setting("appendfsync"), node.setting("save")
     always = "set `appendonly yes` and `appendfsync always`"
     if not log:
-        return "persistence", "warning", "cannot be read", f"make sure that it is on: {always}"
+        return "warning", "cannot be read", f"make sure that it is on: {always}"
     if log == "yes":
         return _log_sync(sync, always, node.setting("no-appendfsync-on-rewrite") == "yes")
     if snapshots:
         seen = (
             f"snapshots only (save {snapshots}): a restart goes back by minutes, with all that was acknowledged since"
         )
-        return "persistence", "error", seen, always
+        return "error", seen, always
     if snapshots is None:
-        return "persistence", "error", "no append-only file; whether there are snapshots cannot be read", always
-    return "persistence", "error", "none: a restart loses everything, and every run with it", always
+        return "error", "no append-only file; whether there are snapshots cannot be read", always
+    return "error", "none: a restart loses everything, and every run with it", always
 
 
 def _log_sync(sync: str | None, always: str, pauses: bool) -> _Result:
     if sync == "always" and pauses:
         seen = "appendfsync always, but not while the file is rewritten: a crash then loses what was acknowledged"
-        return "persistence", "warning", seen, "set `no-appendfsync-on-rewrite no`"
+        return "warning", seen, "set `no-appendfsync-on-rewrite no`"
     if sync == "always":
-        return "persistence", "ok", "each write is on disk before it is acknowledged (appendfsync always)", ""
+        return "ok", "each write is on disk before it is acknowledged (appendfsync always)", ""
     if sync is None:
         seen = "append-only file; how often it is synced cannot be read"
-        return (
-            "persistence",
-            "warning",
-            seen,
-            "make sure that it is `appendfsync always`, or accept the loss of seconds",
-        )
+        return "warning", seen, "make sure that it is `appendfsync always`, or accept the loss of seconds"
     if sync == "everysec":
         seen = "appendfsync everysec: a crash loses up to 2 s of what was acknowledged"
-        return "persistence", "warning", seen, "set `appendfsync always`"
-    return (
-        "persistence",
-        "error",
-        f"appendfsync {sync}: a crash of its machine loses what the kernel had not written",
-        always,
-    )
+        return "warning", seen, "set `appendfsync always`"
+    return "error", f"appendfsync {sync}: a crash of its machine loses what the kernel had not written", always
 
 
 def _disk(node: Node) -> _Result:
@@ -95,49 +85,44 @@ def _disk(node: Node) -> _Result:
         if node.info.get(field, "ok") != "ok"
     ]
     if node.info.get("loading"):
-        return "disk", "warning", "it is loading its data", "wait until it has"
+        return "warning", "it is loading its data", "wait until it has"
     if failed:
-        return "disk", "error", f"the last write failed: {', '.join(failed)}", "make room, and see the server's log"
-    return "disk", "ok", "the last writes succeeded", ""
+        return "error", f"the last write failed: {', '.join(failed)}", "make room, and see the server's log"
+    return "ok", "the last writes succeeded", ""
 
 
 def _eviction(node: Node) -> _Result:
     policy = node.setting("maxmemory-policy", "maxmemory_policy")
     if policy == "noeviction":
-        return "eviction", "ok", "none (noeviction)", ""
+        return "ok", "none (noeviction)", ""
     remedy = "set `maxmemory-policy noeviction`"
     if policy is None:
-        return "eviction", "warning", "the policy cannot be read", f"make sure that there is none: {remedy}"
-    return "eviction", "error", f"maxmemory-policy {policy} may evict leases and fences", remedy
+        return "warning", "the policy cannot be read", f"make sure that there is none: {remedy}"
+    return "error", f"maxmemory-policy {policy} may evict leases and fences", remedy
 
 
 def _memory(node: Node) -> _Result:
     used, most = int(node.info.get("used_memory", 0)), int(node.setting("maxmemory", "maxmemory") or 0)
     if most and used > 0.9 * most:
         seen = f"{used / _MIB:.0f} MiB of {most / _MIB:.0f} MiB: when all is used, metrics are refused and wait"
-        return "memory", "warning", seen, "raise `maxmemory`, or let coordinators archive sooner (--archive-bytes)"
+        return "warning", seen, "raise `maxmemory`, or let coordinators archive sooner (--archive-bytes)"
     if most:
-        return "memory", "ok", f"{used / _MIB:.0f} MiB of {most / _MIB:.0f} MiB", ""
+        return "ok", f"{used / _MIB:.0f} MiB of {most / _MIB:.0f} MiB", ""
     system = int(node.info.get("total_system_memory", 0))
     if system and used > 0.8 * system:
         seen = f"{used / _MIB:.0f} MiB, nearly all of the machine's, and no limit: the kernel may kill the store"
-        return "memory", "warning", seen, "set `maxmemory` below the machine's memory"
-    return "memory", "ok", f"{used / _MIB:.0f} MiB, no limit of its own", ""
+        return "warning", seen, "set `maxmemory` below the machine's memory"
+    return "ok", f"{used / _MIB:.0f} MiB, no limit of its own", ""
 
 
 def _packing(node: Node) -> _Result:
     if node.config is None:
-        return (
-            "packing",
-            "warning",
-            "cannot be read",
-            "set hashes and streams as in deploy/redis.conf: less memory a run",
-        )
+        return "warning", "cannot be read", "set hashes and streams as in deploy/redis.conf: less memory a run"
     wrong = [f"`{name} {wanted}`" for name, wanted in PACKING.items() if not _packs(name, node.config, int(wanted))]
     if wrong:
         remedy = f"set {', '.join(wrong)}"
-        return "packing", "warning", "idle runs take about twice the memory that they need", remedy
-    return "packing", "ok", "records and streams of idle runs stay small", ""
+        return "warning", "idle runs take about twice the memory that they need", remedy
+    return "ok", "records and streams of idle runs stay small", ""
 
 
 def _packs(name: str, config: Mapping[str, str], wanted: int) -> bool:
@@ -149,29 +134,30 @@ def _clock(node: Node) -> _Result:
     seen = f"{node.offset_s:+.3f} s beside this machine's, known to {node.uncertain_s * 1e3:.1f} ms"
     if abs(node.offset_s) - node.uncertain_s > CLOCK_S:
         remedy = "let both machines keep their clocks with NTP; leases do not care, but the times that people read do"
-        return "clock", "warning", seen, remedy
-    return "clock", "ok", seen, ""
+        return "warning", seen, remedy
+    return "ok", seen, ""
 
 
 def _scripts(node: Node) -> _Result:
     stats = node.info.get("cmdstat_evalsha")
     if not isinstance(stats, dict) or not stats.get("calls"):
-        return "scripts", "ok", "none have run yet", ""
+        return "ok", "none have run yet", ""
     mean_us = float(stats.get("usec_per_call", 0))
     seen = f"{int(stats['calls'])} calls, {mean_us:.0f} us each"
     if mean_us > _SLOW_SCRIPT_US:
         remedy = "give the store a core of its own and a faster disk, or spread projects over the shards of a cluster"
-        return "scripts", "warning", seen, remedy
-    return "scripts", "ok", seen, ""
+        return "warning", seen, remedy
+    return "ok", seen, ""
 
 
-_CHECKS: tuple[Callable[[Node], _Result], ...] = (
-    _version,
-    _persistence,
-    _disk,
-    _eviction,
-    _memory,
-    _packing,
-    _clock,
-    _scripts,
-)
+#: By the name that they have in the report.
+_CHECKS: dict[str, Callable[[Node], _Result]] = {
+    "version": _version,
+    "persistence": _persistence,
+    "disk": _disk,
+    "eviction": _eviction,
+    "memory": _memory,
+    "packing": _packing,
+    "clock": _clock,
+    "scripts": _scripts,
+}
