@@ -40,7 +40,7 @@ def release(fence: int, began: float, ended: float, result: str = "ok", **more: 
 
 
 def explains(calls: Iterable[Call], rules: Rules = STRICT, *audited: int) -> bool:
-    return is_linearizable(operations_of(calls, audited), rules)
+    return is_linearizable(operations_of(list(calls), audited), rules)
 
 
 RIGHT = {
@@ -62,8 +62,45 @@ RIGHT = {
     "broken, its answer lost": [grant(10, 0, 1), call("break", 2, 3, "unknown", fence=10, force=True), grant(20, 3, 4)],
     "revoked": [grant(10, 0, 1), call("break", 2, 3, fence=10, fence_=10), release(10, 4, 5), grant(20, 5, 6)],
     "seen": [grant(10, 0, 1), call("acquire", 2, 3, "refused", kind_="LeaseHeld", fence_=10, nonce="n")],
+    "under a new fence": [grant(10, 0, 1), renew(10, 20, 21, fence_=15), renew(15, 22, 23), release(15, 24, 25)],
+    "its answer is lost": [
+        *(grant(10, 0, 1), call("renew", 20, 21, "unknown", fence=10), renew(10, 22, 23, fence_=15)),
+        *(call("acquire", 21, 22, "refused", kind_="LeaseHeld", fence_=15, nonce="n"), release(15, 24, 25)),
+    ],
+    "released by its old fence": [
+        grant(10, 0, 1),
+        renew(10, 20, 21, fence_=15),
+        release(10, 22, 23),
+        grant(20, 24, 25),
+    ],
+    "released by both": [
+        *(grant(10, 0, 1), renew(10, 20, 21, fence_=15), release(15, 22, 23), grant(20, 24, 25), release(10, 26, 27)),
+    ],
+    "twice under new fences": [
+        *(grant(10, 0, 1), renew(10, 20, 21, fence_=15), renew(15, 30, 31, fence_=17), release(10, 32, 33)),
+        grant(20, 33, 34),
+    ],
 }
 WRONG = {
+    "comes back when released": [grant(10, 0, 1), release(10, 2, 3), renew(10, 20, 21, fence_=15)],
+    "comes back when broken": [
+        *(grant(10, 0, 1), call("break", 2, 3, fence=10, fence_=12, force=True), renew(10, 20, 21, fence_=15)),
+    ],
+    "comes back behind a grant": [grant(10, 0, 1), grant(20, 7, 8), renew(10, 20, 21, fence_=25)],
+    "comes back under an old fence": [
+        *(
+            grant(10, 0, 1),
+            renew(10, 20, 21, fence_=15),
+            release(15, 22, 23),
+            grant(20, 24, 25),
+            renew(10, 26, 27, fence_=15),
+        ),
+    ],
+    "granted beside one that came back": [grant(10, 0, 1), renew(10, 20, 21, fence_=15), grant(20, 22, 23)],
+    "its old fence is shown": [
+        *(grant(10, 0, 1), renew(10, 20, 21, fence_=15)),
+        call("acquire", 22, 23, "refused", kind_="LeaseHeld", fence_=10, nonce="n"),
+    ],
     "granted beside a holder": [grant(10, 0, 1), grant(20, 2, 3)],
     "granted in the lock-delay": [grant(10, 0, 1), grant(20, 5.1, 5.9)],
     "granted beside a renewed one": [grant(10, 0, 1), renew(10, 3, 4), grant(20, 5, 8.9)],
@@ -117,6 +154,27 @@ def test_what_a_store_may_lose_is_no_promise() -> None:
     assert not explains(WRONG["granted beside a holder"], replace(STRICT, lossy=True))
 
 
+def test_behind_a_loss_a_lease_comes_back_where_a_newer_one_is_lost_and_has_run_out() -> None:
+    lossy = replace(STRICT, lossy=True)
+    lost = [grant(10, 0, 1), grant(20, 7, 8)]
+    assert explains([*lost, renew(10, 13, 14, fence_=25), grant(30, 20, 21)], lossy)
+    assert not explains([*lost, renew(10, 10, 11, fence_=25)], lossy)  # its holder may still believe
+    assert not explains([*lost, renew(10, 13, 14, fence_=15)], lossy)
+    assert not explains([*lost, renew(10, 13, 14, fence_=25), renew(20, 15, 16)], lossy)
+
+
+def test_a_lease_that_came_back_as_only_the_audit_log_tells() -> None:
+    calls = [
+        *(grant(10, 0, 1), call("renew", 12, 13, "unknown", fence=10)),
+        call("acquire", 14, 15, "refused", kind_="LeaseHeld", fence_=15, nonce="n"),
+    ]
+    came_back = FinalRun(
+        attempts={"1.fence": "10", "fence.10": "1", "fence.15": "1"}, events=[AuditEvent(1, "reinstated", 15, 1, {})]
+    )
+    assert not [*leases.register(History(calls=calls), {RUN: came_back}, STRICT)]
+    assert [*leases.register(History(calls=[*calls, renew(10, 16, 17)]), {RUN: came_back}, STRICT)]
+
+
 def test_a_clock_set_forward_may_end_a_lease_that_much_earlier() -> None:
     calls = [grant(10, 0, 1), grant(20, 2, 5.6)]
     assert not explains(calls)
@@ -156,7 +214,21 @@ def test_two_beliefs() -> None:
     assert [*leases.exclusion(History(beliefs=overlapping, calls=[replace(forced, asked=forced.asked | {"fence": 9})]))]
 
 
+def test_one_belief_under_two_fences() -> None:
+    beliefs = [belief(10, 0, 5, "a"), belief(15, 4, 9, "a"), belief(20, 8, 12)]
+    back = renew(10, 3, 4, fence_=15)
+    assert [*leases.exclusion(History(beliefs=beliefs[:2]))]
+    assert not [*leases.exclusion(History(beliefs=beliefs[:2], calls=[back]))]
+    assert [*leases.exclusion(History(beliefs=beliefs, calls=[back]))]
+    forced = call("break", 7, 8, fence=15, fence_=16, force=True)
+    assert not [*leases.exclusion(History(beliefs=beliefs, calls=[back, forced]))]
+
+
 def test_fences_that_do_not_rise() -> None:
+    lost = [grant(10, 0, 1), grant(20, 2, 3)]
+    assert not [*leases.rising_fences(History(calls=[*lost, renew(10, 4, 5, fence_=25)]))]
+    assert [*leases.rising_fences(History(calls=[*lost, renew(10, 4, 5, fence_=15)]))]
+    assert [*leases.rising_fences(History(calls=[lost[0], renew(10, 4, 5, fence_=25), grant(20, 6, 7)]))]
     assert not [*leases.rising_fences(History(calls=[grant(10, 0, 1), grant(20, 2, 3)]))]
     assert not [*leases.rising_fences(History(calls=[grant(20, 0, 3), grant(10, 2, 4)]))]
     assert [*leases.rising_fences(History(calls=[grant(20, 0, 1), grant(10, 2, 3)]))]
@@ -173,15 +245,24 @@ def test_nonces() -> None:
 
 def test_deadlines() -> None:
     def history(until: float, held: float) -> History:
-        deadline = ("a", {"t": 3.0, "fence": 10, "until": until})
+        deadline = ("a", {"t": 3.0, "run": RUN, "fence": 10, "until": until})
         return History(
-            calls=[grant(10, 0, 2)], deadlines=[deadline], held=[("a", {"t": held, "to": held, "fence": 10})]
+            calls=[grant(10, 0, 2)],
+            deadlines=[deadline],
+            held=[("a", {"t": held, "to": held, "run": RUN, "fence": 10})],
         )
 
     assert not [*leases.deadlines(history(4.7, 4.6))]
     assert [*leases.deadlines(history(6.7, 4.6))]  # from the moment of the answer
     assert [*leases.deadlines(history(4.7, 5.1))]
     assert [*leases.deadlines(replace(history(4.7, 4.6), calls=[]))]
+    back = replace(history(24.7, 4.6), calls=[grant(10, 0, 2), renew(10, 20, 21, fence_=15)])
+    back.deadlines[0][1]["t"] = 21.0
+    assert not [*leases.deadlines(back)]
+    back.held[0][1].update({"t": 24.6, "to": 24.6, "fence": 15})
+    assert not [*leases.deadlines(back)]
+    back.held[0][1].update({"t": 25.1, "to": 25.1})
+    assert [*leases.deadlines(back)]
 
 
 def wait(began: float, ended: float, nonce: str, place: int, **more: Any) -> Call:
@@ -211,9 +292,17 @@ def test_grants_in_a_quarantine() -> None:
     inside = FinalRun(events=[AuditEvent(2_000_000, "granted", 10, 1, {})])
     behind = FinalRun(events=[AuditEvent(8_000_000, "granted", 10, 1, {}), AuditEvent(2_000_000, "released", 9, 1, {})])
     history = History(runner=[quarantine])
-    assert [*leases.no_grant_in_quarantine(history, {RUN: inside})]
-    assert not [*leases.no_grant_in_quarantine(history, {RUN: behind})]
-    assert not [*leases.no_grant_in_quarantine(history, {"other/r": inside})]
+
+    def found(run: str, state: FinalRun) -> list[leases.Violation]:
+        return [*leases.no_grant_in_quarantine(history, {run: state}, STRICT)]
+
+    assert found(RUN, inside)
+    assert not found(RUN, behind)
+    assert not found("other/r", inside)
+    own = {"1.fence": "10", "fence.10": "1", "fence.15": "1"}
+    assert not found(RUN, FinalRun(attempts=own, events=[AuditEvent(2_000_000, "reinstated", 10, 1, {})]))
+    assert found(RUN, FinalRun(attempts=own, events=[AuditEvent(2_000_000, "reinstated", 15, 1, {})]))
+    assert not found(RUN, FinalRun(attempts=own, events=[AuditEvent(8_000_000, "reinstated", 15, 1, {})]))
 
 
 @pytest.mark.parametrize(("took", "right"), [(3.0, True), (9.0, False), (None, False)])

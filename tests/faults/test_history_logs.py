@@ -16,7 +16,7 @@ from tests.faults.history.logs import Account
 from tests.faults.history.recorder import Recorder
 from tests.faults.history.records import NEVER, Entry, History, Record, Stream, load
 from tests.faults.history.register import Rules
-from tests.faults.test_history_leases import RUN, call, grant
+from tests.faults.test_history_leases import RUN, call, grant, renew
 
 STRICT, LOSSY = Rules(1.0), Rules(1.0, lossy=True)
 
@@ -27,14 +27,39 @@ def stream(fence: int, *entries: Entry) -> Stream:
 
 def test_fencing() -> None:
     late = stream(10, Entry(1, "points", 5, False, sent=4, acked=5))
-    assert not [*logs.fencing(History(streams=[late]), STRICT)]
-    assert [*logs.fencing(History(streams=[late], calls=[grant(20, 2, 3)]), STRICT)]
+    assert not [*logs.fencing(History(streams=[late]), {}, STRICT)]
+    assert [*logs.fencing(History(streams=[late], calls=[grant(20, 2, 3)]), {}, STRICT)]
     early = stream(10, Entry(1, "points", 5, False, sent=2.5, acked=5))
-    assert not [*logs.fencing(History(streams=[early], calls=[grant(20, 2, 3)]), STRICT)]
+    assert not [*logs.fencing(History(streams=[early], calls=[grant(20, 2, 3)]), {}, STRICT)]
     refused = stream(10, Entry(1, "points", 5, False, sent=4))
-    assert not [*logs.fencing(History(streams=[refused], calls=[grant(20, 2, 3)]), STRICT)]
+    assert not [*logs.fencing(History(streams=[refused], calls=[grant(20, 2, 3)]), {}, STRICT)]
     broken = call("break", 2, 3, fence=10, fence_=15, force=True)
-    assert [*logs.fencing(History(streams=[late], calls=[broken]), STRICT)]
+    assert [*logs.fencing(History(streams=[late], calls=[broken]), {}, STRICT)]
+
+
+def test_fencing_of_a_lease_that_came_back_behind_a_lost_grant() -> None:
+    entry = Entry(1, "points", 5, False, sent=24, acked=25)
+    lost, back = grant(20, 2, 3), renew(10, 22, 23, fence_=25)
+    assert [*logs.fencing(History(streams=[stream(10, entry)], calls=[lost]), {}, STRICT)]
+    assert not [*logs.fencing(History(streams=[stream(10, entry)], calls=[lost, back]), {}, STRICT)]
+    assert not [*logs.fencing(History(streams=[stream(25, entry)], calls=[lost, back]), {}, STRICT)]
+    assert [*logs.fencing(History(streams=[stream(20, entry)], calls=[lost, back]), {}, STRICT)]
+    early = replace(entry, sent=4, acked=5)
+    assert [*logs.fencing(History(streams=[stream(10, early)], calls=[lost, back]), {}, STRICT)]
+    assert [*logs.fencing(History(streams=[stream(10, entry)], calls=[lost, back, grant(30, 23, 23.5)]), {}, STRICT)]
+
+
+def test_points_and_checkpoints_of_a_lease_that_came_back() -> None:
+    """Its process began as fence 10; the store knows its attempt by another one, where it had forgotten the first."""
+    records = life(2, told(2), {"e": "durable", "steps": [1]}, END)
+    history = History(lives={"a": records}, calls=[grant(10, 0, 1), renew(10, 20, 21, fence_=25)])
+    found = [replace(point, fence=25) for point in points(0, 1)]
+    state = FinalRun(attempts={"1.fence": "25", "fence.25": "1"}, points=found, commits=[(25, 1)])
+    assert not [*logs.points(history, {RUN: state}, STRICT, Account())]
+    assert not [*logs.checkpoints(history, {RUN: state}, STRICT)]
+    stranger = replace(history, calls=history.calls[:1])
+    assert [*logs.points(stranger, {RUN: state}, STRICT, Account())]
+    assert [*logs.checkpoints(stranger, {RUN: state}, STRICT)]
 
 
 def final(*fences: int, events: Sequence[AuditEvent] | None = None, **more: Any) -> FinalRun:

@@ -20,18 +20,18 @@ def check(history: History, final: Mapping[str, FinalRun], rules: Rules) -> tupl
     """Return what does not hold, I1 to I13 (I8 of a child under `runlease run --strict` comes with that command)."""
     account = Account()
     found = chain(
-        leases.exclusion(history),
-        leases.rising_fences(history),
-        logs.fencing(history, rules),
+        leases.exclusion(history, final),
+        leases.rising_fences(history, final),
+        logs.fencing(history, final, rules),
         leases.one_grant_a_nonce(history),
         leases.register(history, final, rules),
         logs.attempts(history, final, rules),
         logs.points(history, final, rules, account),
         logs.checkpoints(history, final, rules),
-        leases.deadlines(history),
+        leases.deadlines(history, final),
         leases.first_come_first_served(history, rules),
         leases.recoveries(history),
-        leases.no_grant_in_quarantine(history, final),
+        leases.no_grant_in_quarantine(history, final, rules),
         leases.renewals_pass(history),
         logs.admission(history, rules),
     )

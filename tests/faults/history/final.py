@@ -55,6 +55,12 @@ class FinalRun:
         return {int(number): int(value) for (number, _, name), value in named if name == "fence" and number.isdigit()}
 
     @property
+    def attempt_of(self) -> dict[int, int]:
+        """Fence -> its attempt: the one that it was granted under, and those under which it came back."""
+        named = ((name.partition("."), value) for name, value in self.attempts.items())
+        return {int(fence): int(value) for (what, _, fence), value in named if what == "fence"}
+
+    @property
     def granted(self) -> list[int]:
         """The fences that the audit log says were granted, in its order."""
         return [event.fence for event in self.events if event.kind in ("granted", "created", "sync_began")]
@@ -68,8 +74,7 @@ def read(store: Any, runs: Iterable[str]) -> dict[str, FinalRun]:
 def _read_run(store: Any, project: str, run_id: str) -> FinalRun:
     keys = run_keys(project, canonical_id(run_id))
     found = FinalRun(_texts(store.hgetall(keys.run)), _texts(store.hgetall(keys.attempts)))
-    fences = found.fences
-    attempts = {fence: attempt for attempt, fence in fences.items()}
+    fences, attempts = found.fences, found.attempt_of
     for entry_id, fields in _entries(store, keys.log):
         own = int(entry_id.partition("-")[0])
         attempt = int(fields[b"o"]) if b"o" in fields else attempts.get(own, 0)

@@ -10,6 +10,7 @@ from itertools import combinations
 from tests.faults.history.final import FinalRun
 from tests.faults.history.records import NEVER, Belief, Call, History
 from tests.faults.history.register import Rules, is_linearizable, operations_of, shrink
+from tests.faults.history.reinstated import NOTHING, Leases
 
 #: A place in a queue lives this long behind its last refresh (10 s), less what a call may take to refresh it.
 _PLACE_S = 9.0
@@ -30,18 +31,21 @@ class Violation:
         return "\n".join([f"{self.invariant}: {self.message}", *(f"    {line}" for line in self.shown)])
 
 
-def exclusion(history: History) -> Iterator[Violation]:
+def exclusion(history: History, final: Mapping[str, FinalRun] = NOTHING) -> Iterator[Violation]:
     """I1: no two processes believe in one run at a time; but after a forced break or a proof of death."""
-    members = {(call.process, call.fence) for call in granted(history.calls, members=True)}
+    lease = Leases(history.calls, final).lease
+    members = {(call.process, lease(call.run, call.fence)) for call in granted(history.calls, members=True)}
     by_run: dict[str, list[Belief]] = defaultdict(list)
     for belief in history.beliefs:
-        if (belief.process, belief.fence) not in members:
+        if (belief.process, lease(belief.run, belief.fence)) not in members:
             by_run[belief.run].append(belief)
     for run, beliefs in by_run.items():
-        excused = _taken_by_force(call for call in history.calls if call.run == run)
+        forced = _taken_by_force(call for call in history.calls if call.run == run)
+        excused = {lease(run, fence) for fence in forced}
         for one, other in combinations(sorted(beliefs, key=lambda belief: belief.fence), 2):
             overlap = min(one.ended, other.ended) - max(one.began, other.began)
-            if overlap > 0 and one.fence != other.fence and one.fence not in excused:
+            first, second = lease(run, one.fence), lease(run, other.fence)
+            if overlap > 0 and first != second and first not in excused:
                 yield Violation("I1", f"two processes hold {run} for {overlap:.3f} s", (str(one), str(other)))
 
 
@@ -62,8 +66,9 @@ def granted(calls: Iterable[Call], *, members: bool = False) -> Iterator[Call]:
             yield call
 
 
-def rising_fences(history: History) -> Iterator[Violation]:
-    """I2: a grant that was asked for when another was known has a higher fence."""
+def rising_fences(history: History, final: Mapping[str, FinalRun] = NOTHING) -> Iterator[Violation]:
+    """I2: a grant that was asked for when another was known has a higher fence; so has a lease that comes back."""
+    leases = Leases(history.calls, final)
     for run in history.runs:
         grants = sorted(granted(call for call in history.calls if call.run == run), key=lambda call: call.ended)
         for number, later in enumerate(grants):
@@ -71,6 +76,12 @@ def rising_fences(history: History) -> Iterator[Violation]:
                 known = earlier.ended < later.began and earlier.asked["nonce"] != later.asked["nonce"]
                 if known and later.fence <= earlier.fence:
                     yield Violation("I2", f"the fences of {run} do not rise", (str(earlier), str(later)))
+            for back in leases.reinstated(run):
+                of_another = leases.lease(run, later.fence) != back.lease
+                if of_another and back.ended < later.began and later.fence <= back.fence:
+                    yield Violation("I2", f"the fences of {run} do not rise", (back.line, str(later)))
+                if of_another and later.ended < back.began and back.fence <= later.fence:
+                    yield Violation("I2", f"{run} came back under a fence that is not above", (str(later), back.line))
 
 
 def one_grant_a_nonce(history: History) -> Iterator[Violation]:
@@ -88,24 +99,29 @@ def one_grant_a_nonce(history: History) -> Iterator[Violation]:
 
 def register(history: History, final: Mapping[str, FinalRun], rules: Rules) -> Iterator[Violation]:
     """I5, and what it rests on: each run's grants, renewals, ends and refusals have one order that explains them."""
+    leases = Leases(history.calls, final)
     for run in history.runs:
         state = final.get(run, FinalRun())
-        ops = operations_of((call for call in history.calls if call.run == run), state.granted)
+        calls = [call for call in history.calls if call.run == run]
+        ops = operations_of(calls, state.granted, leases)
         if not is_linearizable(ops, rules):
             lines = tuple(op.call for op in shrink(ops, rules))
             yield Violation("I5", f"no order of these explains what was answered about {run}", lines)
 
 
-def deadlines(history: History) -> Iterator[Violation]:
+def deadlines(history: History, final: Mapping[str, FinalRun] = NOTHING) -> Iterator[Violation]:
     """I8: nobody is HELD behind what the store said remained, counted from before the question."""
-    members = {(call.process, call.fence) for call in granted(history.calls, members=True)}
+    lease = Leases(history.calls, final).lease
+    members = {(call.process, lease(call.run, call.fence)) for call in granted(history.calls, members=True)}
     latest: dict[tuple[str, int], list[tuple[float, float, Call]]] = defaultdict(list)
     for call in history.calls:
         if call.result == "ok" and call.method in ("acquire", "renew"):
-            latest[call.process, call.fence].append((call.ended, call.began + call.answer["remaining"], call))
+            answer = (call.ended, call.began + call.answer["remaining"], call)
+            latest[call.process, lease(call.run, call.fence)].append(answer)
     # (known until when, believes until when)
-    moments = [(process, record["fence"], record["t"], record["until"]) for process, record in history.deadlines]
-    moments += [(process, record["fence"], record["to"], record["t"]) for process, record in history.held]
+    named = [(process, record, record["t"], record["until"]) for process, record in history.deadlines]
+    named += [(process, record, record["to"], record["t"]) for process, record in history.held]
+    moments = [(process, lease(record["run"], record["fence"]), t, until) for process, record, t, until in named]
     for process, fence, t, until in moments:
         if until is None or (process, fence) in members:
             continue
@@ -158,8 +174,11 @@ def _in_place(calls: list[Call], asked: float, grant: Call) -> list[Call]:
     return [told[0], last] if goes_on and waits_on and in_flight and lively else []
 
 
-def no_grant_in_quarantine(history: History, final: Mapping[str, FinalRun]) -> Iterator[Violation]:
-    """I11: no grant within a quarantine, by the store's own clock."""
+def no_grant_in_quarantine(history: History, final: Mapping[str, FinalRun], rules: Rules) -> Iterator[Violation]:
+    """I11: no grant within a quarantine, by the store's own clock; nor a lease that comes back under a new fence.
+
+    A store that lost that may be told of it again in the next quarantine, by who is held under that fence.
+    """
     for run, state in final.items():
         windows = [
             (int(record["began_us"]), int(record["until_us"]))
@@ -167,7 +186,8 @@ def no_grant_in_quarantine(history: History, final: Mapping[str, FinalRun]) -> I
             if run.partition("/")[0] == record["project"]
         ]
         for event in state.events:
-            if event.kind in ("granted", "created", "sync_began"):
+            back = event.kind == "reinstated" and state.fences.get(event.attempt) != event.fence and not rules.lossy
+            if back or event.kind in ("granted", "created", "sync_began"):
                 for began, until in windows:
                     if began < event.time_us < until:
                         ago = (event.time_us - began) / 1e6

@@ -10,14 +10,20 @@ from tests.faults.history.final import FinalRun, LoggedPoint
 from tests.faults.history.leases import Violation, granted
 from tests.faults.history.records import NEVER, Entry, History, Record
 from tests.faults.history.register import Rules
+from tests.faults.history.reinstated import Leases
 
 #: Acknowledged entries are kept for 5 s to be sent again; and it takes a moment to reach the store again.
 RESENT_WITHIN_S = 8.0
 _GRANTS = ("granted", "created")
 
 
-def fencing(history: History, rules: Rules) -> Iterator[Violation]:
-    """I3: what is sent under a fence when a newer one is known to be granted is not accepted."""
+def fencing(history: History, final: Mapping[str, FinalRun], rules: Rules) -> Iterator[Violation]:
+    """I3: what is sent under a fence when another's newer one is known is not accepted.
+
+    But for what comes in when its lease has come back under one that is above that.
+    """
+    leases = Leases(history.calls, final)
+    back = {run: leases.reinstated(run) for run in history.runs}
     newer: dict[str, list[tuple[float, int, str]]] = defaultdict(list)
     for call in granted(history.calls):
         newer[call.run].append((call.ended, call.fence, str(call)))
@@ -25,10 +31,15 @@ def fencing(history: History, rules: Rules) -> Iterator[Violation]:
         # A forced break that the store loses leaves its holder where it was: no promise (tests/model/README.md).
         if call.method == "break" and call.result == "ok" and call.asked["force"] and not rules.lossy:
             newer[call.run].append((call.ended, int(call.answer["fence"]), str(call)))
+    for run, reinstated in back.items():
+        newer[run] += [(each.ended, each.fence, each.line) for each in reinstated]
     for stream in history.streams:
+        lease = leases.lease(stream.run, stream.fence)
+        own = [each for each in back.get(stream.run, ()) if each.lease == lease]
         for entry in stream.entries.values():
+            highest = max([stream.fence, *(each.fence for each in own if each.began < entry.acked)])
             for known, fence, line in newer[stream.run]:
-                if fence > stream.fence and known < entry.sent and entry.acked < NEVER:
+                if fence > highest and known < entry.sent and entry.acked < NEVER:
                     what = f"{stream.process} sent entry {entry.seq} at {entry.sent:.3f} under fence {stream.fence}"
                     yield Violation("I3", f"{what}: accepted at {entry.acked:.3f}", (line,))
                     return
@@ -37,6 +48,7 @@ def fencing(history: History, rules: Rules) -> Iterator[Violation]:
 def attempts(history: History, final: Mapping[str, FinalRun], rules: Rules) -> Iterator[Violation]:
     """I6: attempts are the delivered grants, numbered and under rising fences, and the audit log tells the same."""
     asked = {(call.run, call.asked["nonce"]) for call in history.calls if call.method == "acquire"}
+    leases = Leases(history.calls, final)
     for run, state in final.items():
         fences = state.fences
         listed = [fences[number] for number in sorted(fences)]
@@ -50,7 +62,7 @@ def attempts(history: History, final: Mapping[str, FinalRun], rules: Rules) -> I
         if rules.lossy:
             continue
         for call in granted(history.calls):
-            if call.run == run and not call.asked["sync"] and call.fence not in listed:
+            if call.run == run and not call.asked["sync"] and leases.lease(run, call.fence) not in listed:
                 yield Violation("I6", f"a grant of {run} is no attempt", (str(call),))
         told = [event.fence for event in state.events if event.kind in _GRANTS]
         back = {event.fence for event in state.events if event.kind == "given-back"}
@@ -146,14 +158,15 @@ class Account:
 
 def points(history: History, final: Mapping[str, FinalRun], rules: Rules, account: Account) -> Iterator[Violation]:
     """I7: each acknowledged point is there once, in the order logged, or was declared lost; nothing else is there."""
-    all_lives = list(lives(history))
+    all_lives, lease = list(lives(history)), Leases(history.calls, final).lease
     owners = {(key, value): number for number, life in enumerate(all_lives) for key, _, value in life.logged}
     found: dict[int, list[LoggedPoint]] = defaultdict(list)
     for run, state in final.items():
         for point in state.points:
             owner = owners.get((point.key, point.value), -1)
             life = all_lives[owner] if owner >= 0 else None
-            if life is None or (life.run, life.fence, life.writer) != (run, point.fence, point.writer):
+            logged = (life.run, lease(run, life.fence), life.writer) if life else None
+            if logged != (run, lease(run, point.fence), point.writer):
                 who = f"by {life.where}" if life else "by nobody"
                 where = f"{run}, {point.writer}, fence {point.fence}"
                 yield Violation("I7", f"{point.key} = {point.value} at step {point.step} in {where} was logged {who}")
@@ -221,10 +234,11 @@ def _before_commits(life: Life, missing: Sequence[int], declared: int) -> Iterat
 
 def checkpoints(history: History, final: Mapping[str, FinalRun], rules: Rules) -> Iterator[Violation]:
     """I7: a checkpoint that was told durable is there."""
+    lease = Leases(history.calls, final).lease
     for life in lives(history):
-        kept = set(final.get(life.run, FinalRun()).commits)
+        kept = {(lease(life.run, fence), step) for fence, step in final.get(life.run, FinalRun()).commits}
         for step in life.durable:
-            if (life.fence, step) not in kept and not life.may_be_lost(rules, history):
+            if (lease(life.run, life.fence), step) not in kept and not life.may_be_lost(rules, history):
                 yield Violation("I7", f"{life.where}: checkpoint {step} was durable, and is not there")
 
 

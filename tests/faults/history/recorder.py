@@ -94,7 +94,8 @@ def _answer(response: Any) -> dict[str, Any]:
             facts = {"fence": grant.fence, "attempt": grant.attempt, "member": bool(grant.rank_ticket)}
             return {**facts, "remaining": grant.remaining_ms / 1000, "start": grant.starting_step}
         case leases_pb2.RenewResponse():
-            return {"remaining": response.remaining_ms / 1000, "reinstated": response.reinstated}
+            facts = {"remaining": response.remaining_ms / 1000, "reinstated": response.reinstated}
+            return {**facts, "fence": getattr(response, "fence", 0)}
         case leases_pb2.BreakResponse():
             return {"fence": response.fence}
     return {}

@@ -37,6 +37,11 @@ class Call:
         """The fence that was granted, else the one that was named."""
         return int(self.answer.get("fence", 0) if self.method == "acquire" else self.asked.get("fence", 0))
 
+    @property
+    def told(self) -> int:
+        """The fence that a renewal was answered: of a lease that came back it is another one than was named."""
+        return int(self.answer.get("fence", 0)) or self.fence
+
     def __str__(self) -> str:
         """Return it as a line of a history."""
         end = f"{self.ended:.3f}" if self.ended < NEVER else "?"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from tests.faults.history.records import NEVER, Call
+from tests.faults.history.reinstated import Leases
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class Operation:
     """Something that happened to the register at one moment between ``began`` and ``ended``."""
 
     kind: str
-    """``grant``, ``renew``, ``release``, ``revoke``, ``break``, or ``see``: a fence that was told to be the run's."""
+    """``grant``, ``reinstate``, ``renew``, ``release``, ``revoke``, ``break``, or ``see``: a fence that was told to be
+    the run's."""
     fence: int
     began: float
     ended: float
@@ -33,6 +35,13 @@ class Operation:
     """Of a break: the fence behind it; 0: not known."""
     certain: bool = True
     """Whether it took effect."""
+    came_from: int = 0
+    """The fence that its lease was granted under, where it came back under others; 0: it has one fence."""
+
+    @property
+    def lease(self) -> int:
+        """What all fences of one lease have in common."""
+        return self.came_from or self.fence
 
 
 class State(NamedTuple):
@@ -42,6 +51,7 @@ class State(NamedTuple):
     ended: bool = True
     revoked: bool = False
     free_at: float = -NEVER
+    lease: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,30 +72,49 @@ def apply(state: State, op: Operation, rules: Rules) -> State | None:
         case "grant":
             free = state.ended or op.ended >= state.free_at - rules.clock_slack_s
             delay = 0.0 if rules.lossy else rules.lock_delay_s
-            return State(op.fence, False, False, op.until + delay) if op.fence > state.fence and free else None
+            after = State(op.fence, False, False, op.until + delay, op.lease)
+            return after if op.fence > state.fence and free else None
+        case "reinstate":
+            return _reinstate(state, op, rules)
         case "see":
             return state if rules.lossy or op.fence == state.fence else None
-    if op.fence != state.fence:
+    # A release may name a fence that its lease had before.
+    earlier = op.kind == "release" and op.lease == state.lease and op.fence < state.fence
+    if op.fence != state.fence and not earlier:
         return None
     match op.kind:
         case "renew":
             if (state.ended or state.revoked) and not rules.lossy:
                 return None
             delay = 0.0 if rules.lossy else rules.lock_delay_s
-            return State(state.fence, False, False, max(state.free_at, op.until + delay))
+            return State(state.fence, False, False, max(state.free_at, op.until + delay), state.lease)
         case "release":
-            return State(state.fence, True)
+            return State(state.fence, True, lease=state.lease)
         case "revoke":
             return state._replace(revoked=True)
         case "break":
-            return State(state.fence if rules.lossy else op.next_fence or state.fence + 1, True)
+            after = state.fence if rules.lossy else op.next_fence or state.fence + 1
+            return State(after, True, lease=state.lease if rules.lossy else after)
     raise ValueError(op.kind)
+
+
+def _reinstate(state: State, op: Operation, rules: Rules) -> State | None:
+    """Return the state behind a lease that came back under a new fence: as granted, but to the same lease.
+
+    Where a store lost what came after it, that may be an end of it, or another's lease, which has run out since.
+    """
+    free = state.ended or op.ended >= state.free_at - rules.clock_slack_s
+    same = state.lease == op.lease
+    alive = same and not state.ended and not state.revoked
+    possible = alive or (rules.lossy and (same or free))
+    free_at = state.free_at if same else -NEVER
+    return State(op.fence, False, False, free_at, op.lease) if op.fence > state.fence and possible else None
 
 
 def is_linearizable(operations: Iterable[Operation], rules: Rules) -> bool:
     """Tell whether there is an order of the operations, within their times, in which each can have its result."""
     # Of what is not certain, what only narrows what may follow had better not have happened.
-    ops = [op for op in operations if op.certain or op.kind in ("grant", "release", "break")]
+    ops = [op for op in operations if op.certain or op.kind in ("grant", "reinstate", "release", "break")]
     ops.sort(key=lambda op: op.began)
     doubts = [(1 << number, op) for number, op in enumerate(ops) if not op.certain]
     needed = sum(1 << number for number, op in enumerate(ops) if op.certain)
@@ -112,7 +141,9 @@ def is_linearizable(operations: Iterable[Operation], rules: Rules) -> bool:
 
 def _is_past(op: Operation, state: State) -> bool:
     """Tell whether an operation cannot change anything any more: then it does not matter whether it is taken."""
-    return op.fence < state.fence or (op.fence == state.fence and (op.kind == "grant" or state.ended))
+    if op.lease != state.lease:
+        return op.fence <= state.fence
+    return op.fence <= state.fence and (op.kind in ("grant", "reinstate") or state.ended)
 
 
 def _first_free(taken: int) -> int:
@@ -144,42 +175,58 @@ def _doubt(op: Operation) -> Operation:
     return replace(op, ended=NEVER, until=-NEVER, certain=False)
 
 
-def operations_of(calls: Iterable[Call], audited: Iterable[int] = ()) -> list[Operation]:
+def operations_of(calls: Iterable[Call], audited: Iterable[int] = (), leases: Leases | None = None) -> list[Operation]:
     """Return what a run's calls did or may have done to its register.
 
     Args:
         calls: of one run.
         audited: the fences that the audit log says were granted, also where nobody was told: the answer was lost, and
             perhaps the grant given back.
+        leases: which fences are of one lease; None: as the calls say.
     """
     calls = list(calls)
-    found = _grants(calls)
+    leases = leases or Leases(calls)
+    found = _grants(calls, leases)
     told = {op.fence for op in found}
     found += [
         Operation("grant", fence, -NEVER, NEVER, f"grant of {fence}, by the audit log", certain=False)
         for fence in audited
         if fence not in told
     ]
-    for method, kind in (("release", "release"), ("break", "break")):
-        named: dict[tuple[int, bool], list[Call]] = {}
-        for call in calls:
-            if call.method == method and call.result != "refused":
-                named.setdefault((call.fence, bool(call.asked.get("force"))), []).append(call)
-        for (fence, force), group in named.items():
-            found.append(_once(kind if kind == "release" or force else "revoke", fence, group))
+    found += _ends(calls, leases)
+    for run in {call.run for call in calls}:
+        for back in leases.reinstated(run):
+            certain = back.ended < NEVER
+            facts = (back.fence, back.began, back.ended, back.line)
+            found.append(Operation("reinstate", *facts, certain=certain, came_from=back.lease))
     for call in calls:
         if call.method == "acquire" and (dead := int(call.asked.get("proof", 0))):  # it may be another's turn then
             found.append(Operation("release", dead, call.began, NEVER, f"proof of death by {call}", certain=False))
         if call.method == "renew" and call.result == "ok":
             until = call.began + call.answer["remaining"]
-            found.append(Operation("renew", call.fence, call.began, call.ended, str(call), until))
+            lease = leases.lease(call.run, call.fence)
+            found.append(Operation("renew", call.told, call.began, call.ended, str(call), until, came_from=lease))
     # What a question names may never have been granted.
-    known = {op.fence for op in found if op.kind == "grant"} | {op.next_fence for op in found}
+    known = {op.fence for op in found if op.kind in ("grant", "reinstate")} | {op.next_fence for op in found}
     found += [op for op in _sights(calls) if op.fence in known]
     return found
 
 
-def _grants(calls: list[Call]) -> list[Operation]:
+def _ends(calls: list[Call], leases: Leases) -> Iterable[Operation]:
+    """Yield releases, by whatever fence of a lease, revocations and breaks."""
+    named: dict[tuple[str, int], list[Call]] = {}
+    for call in calls:
+        if call.result == "refused":
+            continue
+        if call.method == "release":
+            named.setdefault(("release", leases.lease(call.run, call.fence)), []).append(call)
+        elif call.method == "break":
+            named.setdefault(("break" if call.asked.get("force") else "revoke", call.fence), []).append(call)
+    for (kind, fence), group in named.items():
+        yield _once(kind, fence, group)
+
+
+def _grants(calls: list[Call], leases: Leases) -> list[Operation]:
     nonces: dict[str, list[Call]] = {}
     for call in calls:
         if call.method == "acquire":
@@ -190,7 +237,8 @@ def _grants(calls: list[Call]) -> list[Operation]:
         for call in group:
             if call.result == "ok" and not call.answer["member"]:
                 until = call.began + call.answer["remaining"]
-                found.append(Operation("grant", call.fence, began, call.ended, str(call), until))
+                fence = leases.lease(call.run, call.fence)  # a repetition may be answered when it has come back
+                found.append(Operation("grant", fence, began, call.ended, str(call), until))
                 break
     return found
 
