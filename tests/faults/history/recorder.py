@@ -95,7 +95,7 @@ def _answer(response: Any) -> dict[str, Any]:
             return {**facts, "remaining": grant.remaining_ms / 1000, "start": grant.starting_step}
         case leases_pb2.RenewResponse():
             facts = {"remaining": response.remaining_ms / 1000, "reinstated": response.reinstated}
-            return {**facts, "fence": getattr(response, "fence", 0)}
+            return {**facts, "fence": response.fence}
         case leases_pb2.BreakResponse():
             return {"fence": response.fence}
     return {}
