@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
 from importlib import resources
+from itertools import chain
 
 #: Functions that a script needs besides the prelude.
 _NEEDS = {
     "abandon": ("queue", "auto", "leaseend"),
-    "acquire": ("decision", "queue", "auto", "log", "segments", "leaseend", "gcra", "recordsize"),
+    "acquire": ("decision", "queue", "auto", "log", "segments", "leaseend", "grant", "gcra", "recordsize"),
     "append": ("log", "segments", "gcra", "writerlog", "auto", "names", "reinstate"),
     "break": ("queue", "leaseend"),
     "commit_part": ("manifest",),
@@ -25,18 +26,13 @@ _NEEDS = {
     "live_runs": ("order",),
     "open_writer": ("writerlog", "reinstate"),
     "purge_run": ("manifest",),
-    "rebuild": ("auto", "log", "segments", "leaseend", "reinstate"),
+    "rebuild": ("auto", "log", "segments", "leaseend", "grant", "reinstate"),
     "release": ("queue", "auto", "leaseend", "reinstate"),
     "renew": ("reinstate",),
     "resolve_auto": ("auto",),
     "update_run": ("recordsize", "reinstate"),
 }
-_PARTS = frozenset(
-    (
-        *("prelude", "decision", "queue", "auto", "log", "segments", "gcra", "manifest", "order", "leaseend"),
-        *("names", "recordsize", "reinstate", "writerlog"),
-    )
-)
+_PARTS = frozenset(("prelude", *chain.from_iterable(_NEEDS.values())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ local run = exists and {deleted = old[2], ['end'] = old[3], expiry = confirmed a
 local prover = request.proof and cjson.decode(request.holder)
 if prover and run and not run.deleted and now < run.avail
   and proves_death(request.proof, old[6], cjson.decode(old[11]), prover) then
-  local by = prover[1] .. ':' .. text(prover[2])
+  local by = host_and_pid(prover)
   local ending, kind = end_lease(attempts_key, run_key, old[6], old[7], old[3], old[12], 'crashed',
     math.min(now, run.expiry), 'proved-dead', 'proof', by)
   redis.call('HSET', run_key, 'end', ending, 'expiry', '0', 'avail', '0', 'updated', text(now))
@@ -164,17 +164,10 @@ end
 
 local previous, next_step, attempt, last_fence = '', '0', 1, 0
 if exists then
-  previous, next_step, attempt, last_fence = old[3], old[9], tonumber(old[7]) + 1, tonumber(old[6])
-  if previous == '' then
-    previous = end_expired(attempts_key, run_key, events_key, project, id, old[6], old[7], old[12], old[4], now)
-  end
-  -- What came in after its end counts, too.
-  local counted = redis.call('HMGET', run_key, 'a_points', 'a_last')
-  redis.call('HSET', attempts_key, old[7] .. '.points', counted[1], old[7] .. '.last', counted[2])
+  next_step, attempt, last_fence = old[9], tonumber(old[7]) + 1, tonumber(old[6])
+  previous = leave_attempt(run_key, attempts_key, events_key, now, request, old[6], old[7], old[3], old[12], old[4])
 else
-  redis.call('HSET', run_key, 'id', request.typed, 'name', request.new_name, 'created', text(now), 'points', '0',
-    'last', '-1', 'last_log', '0', 'next', '0', 'runtime', '0', 'notes', '', 'tags', '[]')
-  redis.call('ZADD', projects_key, text(now), project)
+  create_run(run_key, projects_key, now, request)
 end
 if parent then
   next_step = text(request.fork_step + 1)
@@ -184,23 +177,18 @@ if parent then
 end
 
 local fence = text(math.max(last_fence + 1, now))
-local who = cjson.decode(request.holder)
-redis.call('HSET', run_key, 'fence', fence, 'nonce', nonce, 'call', request.call, 'holder', request.holder,
-  'ttl', text(request.ttl), 'granted', text(now), 'updated', text(now), 'expiry', text(now + request.ttl),
-  'avail', text(now + request.ttl + request.lock_delay), 'end', '', 'epoch', epoch)
-redis.call('HDEL', run_key, 'revoked')
-redis.call('ZADD', live_key, text(now + request.ttl), member)
-redis.call('ZADD', runs_key, text(now), id)
+local by = host_and_pid(cjson.decode(request.holder))
+lease_to(run_key, live_key, runs_key, now, request, fence, request.call, now, epoch)
 if request.sync then
   redis.call('HSET', run_key, 'sync', fence)
   redis.call('HSET', attempts_key, 'nonce.' .. nonce, '0')
-  event(events_key, now, project, id, 'sync_began', fence, old[7], {holder = who[1] .. ':' .. text(who[2])})
+  event(events_key, now, project, id, 'sync_began', fence, old[7], {holder = by})
   return answer('GRANTED', fence, '0', request.ttl, {})
 end
 local top = redis.call('ZREVRANGE', ckpt_key, 0, 0, 'WITHSCORES')
 local start = starting_step(request.resume_step or (parent and request.fork_step + 1), tonumber(top[2]),
   tonumber(next_step))
-attempt = text(attempt)
+attempt, start = text(attempt), text(start)
 
 local changes = {}
 for i = 1, #config, 2 do
@@ -216,25 +204,9 @@ for i = 1, #config, 2 do
     end
   end
 end
-for _, field in ipairs({'name', 'notes', 'tags'}) do
-  if request[field] then redis.call('HSET', run_key, field, request[field]) end
-end
-if request.auto_keys then
-  bind_keys(run_key, auto_key, id, request.auto_keys, request.auto_until, now)
-end
-
-redis.call('HSET', run_key, 'attempt', attempt, 'wrote', '0', 'a_points', '0', 'a_last', '-1')
-redis.call('HSET', attempts_key, attempt .. '.fence', fence, attempt .. '.holder', request.holder,
-  attempt .. '.granted', text(now), attempt .. '.start', text(start), attempt .. '.previous', previous,
-  attempt .. '.next', next_step, 'fence.' .. fence, attempt, 'nonce.' .. nonce, attempt)
-if request.rewinds then
-  redis.call('HSET', attempts_key, attempt .. '.counts', '1')
-  redis.call('HSET', run_key, 'wrote', 'rewound', 'next', text(start))
-  supersede_checkpoints(ckpt_key, start)
-end
+open_attempt(run_key, attempts_key, ckpt_key, auto_key, now, request, fence, now, attempt, previous, next_step, start)
 event(events_key, now, project, id, exists and 'granted' or 'created', fence, attempt,
-  {holder = who[1] .. ':' .. text(who[2]), continues = parent and request.fork_id,
-    step = parent and text(request.fork_step)})
+  {holder = by, continues = parent and request.fork_id, step = parent and text(request.fork_step)})
 if request.group then -- its members wait for it, some of them without knowing its run
   wake(member, '*')
   if request.auto_keys then wake(project .. '/*', '*') end

@@ -33,47 +33,23 @@ end
 
 local previous = number == 1 and '' or 'crashed'
 if not old[1] then
-  redis.call('HSET', run_key, 'id', request.typed, 'name', request.new_name, 'created', text(now), 'points', '0',
-    'last', '-1', 'last_log', '0', 'runtime', '0', 'notes', '', 'tags', '[]')
-  redis.call('ZADD', KEYS[8], text(now), project)
+  create_run(run_key, KEYS[8], now, request)
   if request.fork_step and redis.call('EXISTS', KEYS[13]) == 1 then
     adopt(run_key, KEYS[4], KEYS[5], request.fork_id, request.fork_step, '', KEYS[13], KEYS[14], KEYS[15], KEYS[16],
       KEYS[17])
   end
 elseif tonumber(old[6]) < number then
-  previous = old[4]
-  if previous == '' then
-    previous = end_expired(attempts_key, run_key, events_key, project, id, old[2], old[6], old[7], old[5], now)
-  end
-  local counted = redis.call('HMGET', run_key, 'a_points', 'a_last')
-  redis.call('HSET', attempts_key, old[6] .. '.points', counted[1], old[6] .. '.last', counted[2])
+  previous = leave_attempt(run_key, attempts_key, events_key, now, request, old[2], old[6], old[4], old[7], old[5])
 else -- a grant of this number that was taken back, as the store has forgotten
   redis.call('HDEL', attempts_key, 'fence.' .. old[2], attempt .. '.end', attempt .. '.ended', attempt .. '.counts')
 end
 
 local config = request.config or {}
 for i = 1, #config, 2 do redis.call('HSET', run_key, 'config.' .. config[i], config[i + 1]) end
-for _, field in ipairs({'name', 'notes', 'tags'}) do
-  if request[field] then redis.call('HSET', run_key, field, request[field]) end
-end
-if request.auto_keys then bind_keys(run_key, KEYS[12], id, request.auto_keys, request.auto_until, now) end
-
 local granted = math.min(now, tonumber(fence))
-redis.call('HSET', run_key, 'fence', fence, 'nonce', request.nonce, 'call', '', 'holder', request.holder,
-  'ttl', text(request.ttl), 'granted', text(granted), 'updated', text(now), 'expiry', text(expiry),
-  'avail', text(expiry + request.lock_delay), 'end', '', 'epoch', epoch, 'next', next_step,
-  'attempt', attempt, 'wrote', '0', 'a_points', '0', 'a_last', '-1')
-redis.call('HDEL', run_key, 'revoked', 'deleted')
-redis.call('HSET', attempts_key, attempt .. '.fence', fence, attempt .. '.holder', request.holder,
-  attempt .. '.granted', text(granted), attempt .. '.start', start, attempt .. '.previous', previous,
-  attempt .. '.next', next_step, 'fence.' .. fence, attempt, 'nonce.' .. request.nonce, attempt)
-redis.call('ZADD', KEYS[6], text(expiry), project .. '/' .. id)
-redis.call('ZADD', KEYS[7], text(now), id)
-if request.rewinds then
-  redis.call('HSET', attempts_key, attempt .. '.counts', '1')
-  redis.call('HSET', run_key, 'wrote', 'rewound', 'next', start)
-  supersede_checkpoints(KEYS[4], tonumber(start))
-end
-local who = cjson.decode(request.holder)
-event(events_key, now, project, id, 'rebuilt', fence, attempt, {holder = who[1] .. ':' .. text(who[2])})
+lease_to(run_key, KEYS[6], KEYS[7], now, request, fence, '', granted, epoch)
+redis.call('HDEL', run_key, 'deleted')
+redis.call('HSET', run_key, 'next', next_step)
+open_attempt(run_key, attempts_key, KEYS[4], KEYS[12], now, request, fence, granted, attempt, previous, next_step, start)
+event(events_key, now, project, id, 'rebuilt', fence, attempt, {holder = host_and_pid(cjson.decode(request.holder))})
 return {'RENEWED', text(now), text(request.ttl), 1, epoch, fence}
