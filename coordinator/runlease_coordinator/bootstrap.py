@@ -46,6 +46,7 @@ from runlease_coordinator.store.events import EventStore
 from runlease_coordinator.store.leases import LeaseStore
 from runlease_coordinator.store.limits import LimitStore
 from runlease_coordinator.store.metrics import MetricStore
+from runlease_coordinator.store.refusals import CHECK_URL
 from runlease_coordinator.store.runs import RunStore
 from runlease_coordinator.store.store import Opening, Store, Terms
 from runlease_coordinator.store.sweeper import Sweeper
@@ -246,7 +247,7 @@ async def connect(url: str, *, replicas: int = 0, replicates_metrics: bool = Fal
     except BaseException as error:
         await store.close()
         if isinstance(error, Unavailable):
-            message = f"cannot use the store {redact_url(url)}: {error}; check --store and that it runs"
+            message = f"cannot use the store {redact_url(url)}: {error}; {CHECK_URL}"
             raise StartupError(message) from error
         raise
     return store
@@ -262,9 +263,11 @@ def check_terms(found: set[Terms | None], settings: Settings) -> None:
     again = "or, if that is what you want from now on, stop all coordinators of this store and run `runlease bootstrap"
     for terms in found:
         if terms is None:
+            nodes = f"--data-nodes {settings.data_nodes} " if settings.replicas else ""
+            ttl = f"--max-ttl {settings.max_ttl_s:g} " if settings.max_ttl_s > DEFAULT_MAX_TTL_S else ""
             raise StartupError(
                 f"the store {shown} is new to runlease, or has lost data: if it is new, run "
-                f"`runlease bootstrap {shown}` once; if not, see `runlease bootstrap --help`"
+                f"`runlease bootstrap {nodes}{ttl}{shown}` once; if not, see `runlease bootstrap --help`"
             )
         if terms.replicas != settings.replicas:
             raise StartupError(
@@ -359,11 +362,12 @@ async def open_store(
         How many partitions were opened, and changed.
 
     Raises:
-        StartupError: the store cannot be used.
-        Unavailable: it has not enough replicas now.
+        StartupError: the store cannot be used, or has not so many replicas.
+        Unavailable: it loses them, or is lost, meanwhile.
     """
     store = await connect(settings.store, replicas=settings.replicas)
     try:
+        await _check_replicas(store, settings)
         return await store.bootstrap(
             how,
             max_ttl_us=None if max_ttl_s is None else int(max_ttl_s * 1e6),
@@ -372,6 +376,18 @@ async def open_store(
         )
     finally:
         await store.close()
+
+
+async def _check_replicas(store: Store, settings: Settings) -> None:
+    """Ask before anything is written: partitions that differ would keep every coordinator out."""
+    for shard in await store.infos("replication"):
+        online = sum("state=online" in value for name, value in shard.items() if name.startswith("slave"))
+        if shard["role"] == "master" and online < settings.replicas:
+            raise StartupError(
+                f"the store {redact_url(settings.store)} has {_replicas(online)} online, and --data-nodes "
+                f"{settings.data_nodes} needs {_replicas(settings.replicas)}: start more, or give --data-nodes "
+                f"{online + 1}; nothing was changed"
+            )
 
 
 def describe_store(settings: Settings, data_dir: Path) -> str:

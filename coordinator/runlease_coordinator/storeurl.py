@@ -72,7 +72,7 @@ class StoreUrl:
         return cls(
             kind=kind,
             service=service,
-            servers=tuple(_server(text, _DEFAULT_PORTS[kind]) for text in hosts.split(",")),
+            servers=tuple(dict.fromkeys(_server(text, _DEFAULT_PORTS[kind]) for text in hosts.split(","))),
             _scheme=scheme,
             _user=user + at,
             _database=database,

@@ -214,7 +214,7 @@ def coordinator_errors() -> Iterator[None]:
     except StartupError as error:
         raise Failure(str(error), CANNOT_START) from error
     except Unavailable as error:
-        raise Failure(f"the store does not answer: {error}", UNAVAILABLE) from error
+        raise Failure(str(error), UNAVAILABLE) from error
 
 
 def _is_local(listen: str) -> bool:

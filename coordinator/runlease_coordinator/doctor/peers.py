@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from runlease_coordinator.doctor.survey import Sentinels
 from runlease_coordinator.store.cluster import Node, nodes_of
+from runlease_coordinator.store.refusals import no_primary, why_not
 from runlease_coordinator.storeurl import StoreUrl
 
 _Address = tuple[str, int]
@@ -29,9 +30,9 @@ def ask_sentinels(url: StoreUrl, link: Callable[[str], redis.Redis]) -> tuple[_A
             with link(url.sentinel(host, port)) as sentinel:
                 told.append(sentinel.sentinel_master(url.service))
         except (RedisError, OSError) as error:
-            silent[f"{host}:{port}"] = str(error)
+            silent[f"{host}:{port}"] = why_not(error)
     if not told:
-        raise RedisConnectionError(f"no Sentinel names a primary of {url.service}: {'; '.join(silent.values())}")
+        raise no_primary(url.service, "; ".join(sorted(set(silent.values()))))
     newest = max(told, key=lambda facts: int(facts["config-epoch"]))
     sentinels = Sentinels(
         service=url.service,

@@ -25,6 +25,7 @@ from runlease_coordinator.doctor.survey import Node, Partition, Shard, Slots, Su
 from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.settings import StartupError
 from runlease_coordinator.store.keys import PARTITIONS, partition_keys
+from runlease_coordinator.store.refusals import CHECK_URL, why_not
 from runlease_coordinator.store.server_binary import PACKING
 from runlease_coordinator.store.wire import WAIT_TIMEOUT_S
 from runlease_coordinator.storeurl import StoreUrl
@@ -95,7 +96,9 @@ def visit(url: str, *, embedded: bool = False, data_nodes: int | None = None) ->
             cluster=cluster,
         )
     except (RedisError, OSError) as error:
-        raise Unavailable("STORE_UNAVAILABLE", f"{redact_url(url)}: {without_secrets(str(error), url)}") from None
+        why = without_secrets(why_not(error), url)
+        message = f"cannot use the store {redact_url(url)}: {why}; {CHECK_URL}"
+        raise Unavailable("STORE_UNAVAILABLE", message) from None
 
 
 def _link(**place: Any) -> redis.Redis:

@@ -20,7 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.store.places import AWAY, Place, cancel_until_done, command
-from runlease_coordinator.store.refusals import refusal_of, unavailable
+from runlease_coordinator.store.refusals import refusal_of, unavailable, why_not
 from runlease_coordinator.store.scripts import Script, scripts
 from runlease_coordinator.store.wire import NotReplicated, Wire
 
@@ -191,14 +191,20 @@ class StoreConnection(Lane):
                     connection = await self._place.connect()
                     self._wire = wire = await _open(connection)
                 self._connected.set()
+                if self._settled.is_set():
+                    log.info("store connection %s is back", self._name)
                 self._tried.set()
                 self._settled.set()
                 backoff = _BACKOFF_S[0]
                 raise await self._end_of(wire, connection)
             except AWAY as error:
-                if self._wire is not None or isinstance(error, _FINAL):
-                    log.warning("store connection %s lost: %s", self._name, error)
-                self._why_not = str(error) or type(error).__name__
+                before, self._why_not = self._why_not, why_not(error)
+                if self._wire is not None:
+                    log.warning("store connection %s lost: %s", self._name, self._why_not)
+                elif isinstance(error, _FINAL) and self._settled.is_set() and self._why_not != before:
+                    # Once, though it is tried again each second. The first time of all it is raised.
+                    remedy = "mend that in the store, or restart with another --store"
+                    log.error("store connection %s is refused: %s; %s", self._name, self._why_not, remedy)
                 if isinstance(error, _FINAL):
                     self._settled.set()
             finally:

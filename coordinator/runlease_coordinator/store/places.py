@@ -15,6 +15,7 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from runlease_coordinator.store.refusals import no_primary, why_not
 from runlease_coordinator.storeurl import StoreUrl
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ class Primary:
         """Return a connection to the primary, after asking the Sentinels who that is."""
         await self.look()
         if not self._addresses:
-            raise RedisConnectionError(f"no Sentinel names a primary of {self._url.service}: {self._why_not}")
+            raise no_primary(self._url.service, self._why_not)
         refusals: list[BaseException] = []
         for address in self._addresses:
             try:
@@ -213,9 +214,13 @@ async def most_of(calls: Sequence[Coroutine[Any, Any, _T]]) -> tuple[list[_T], s
         for task in waiting:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    reasons = {"no answer" if task.cancelled() else str(task.exception()) for task in tasks if not _came_back(task)}
-    return [task.result() for task in tasks if _came_back(task)], "; ".join(sorted(reasons))
+    refused = {why_not(_error(task)) for task in tasks if not _came_back(task)}
+    return [task.result() for task in tasks if _came_back(task)], "; ".join(sorted(refused))
 
 
 def _came_back(task: asyncio.Task[Any]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
+
+
+def _error(task: asyncio.Task[Any]) -> BaseException:
+    return (None if task.cancelled() else task.exception()) or TimeoutError()

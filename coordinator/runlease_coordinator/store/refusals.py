@@ -1,13 +1,15 @@
-"""What a store's own refusals mean: one table, from the first word of its answer.
+"""What a store's own refusals mean: one table, from the first word of its answer; and why a server cannot be used.
 
 Not in it: NOSCRIPT is answered with the script's source. MOVED, ASK and TRYAGAIN of a cluster are `cluster.py`'s.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from runlease_coordinator.domain.errors import Unavailable
 
@@ -62,3 +64,27 @@ def refusal_of(error: RedisError) -> Refusal | None:
 def unavailable(refusal: Refusal, error: RedisError) -> Unavailable:
     """Return the error that callers get."""
     return Unavailable(refusal.reason, f"the store {refusal.words}: {error}", refusal.retry_after_ms)
+
+
+#: What to look at where a store cannot be used at all.
+CHECK_URL = "check its URL (rediss is with TLS, redis without), and that it runs"
+_UNKNOWN_USER = "it does not know user and password"
+
+
+def why_not(error: BaseException) -> str:
+    """Return why a server cannot be used, from what a connection to it or a first command raised."""
+    text = str(error).strip().rstrip(".")
+    if isinstance(error, AuthenticationError):
+        return f"{_UNKNOWN_USER}: {text}"
+    if unknown := re.match(r"unknown command '(\w+)'", text):
+        if unknown[1] == "SENTINEL":
+            return "it is no Sentinel"
+        return f"it knows no {unknown[1]}: name Sentinels redis+sentinel://HOST:PORT[,HOST:PORT...]/SERVICE"
+    return text or ("no answer" if isinstance(error, TimeoutError) else type(error).__name__)
+
+
+def no_primary(service: str, why: str) -> RedisConnectionError:
+    """Return the error of Sentinels none of which names a primary; `why`: what asking them gave, by `why_not`."""
+    if _UNKNOWN_USER in why:
+        why += "; those of Sentinels are the URL's options sentinel_username and sentinel_password"
+    return RedisConnectionError(f"no Sentinel names a primary of {service}: {why}")
