@@ -13,7 +13,7 @@ ROUNDS = 20
 
 
 @pytest.mark.parametrize("turns", [0, 1, 5])
-def test_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
+def test_it_stops_in_time_and_serves_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
     async def start_and_stop() -> None:

@@ -237,11 +237,9 @@ def test_without_a_coordinator_everything_is_kept(spool: Spool) -> None:
     spool.session(points(0))
     spool.session(points(0), run="other")
     env = spool.coordinator.env | {"RUNLEASE_COORDINATOR": "127.0.0.1:1"}
-    started = time.monotonic()
     done = subprocess.run(spool.command(), env=env, capture_output=True, text=True, timeout=LONG, check=False)
     assert done.returncode == 5
     assert "runlease serve" in done.stdout
-    assert time.monotonic() - started < 2 * LONG
     assert len(left(spool)) == 2
 
 
