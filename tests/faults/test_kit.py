@@ -98,11 +98,6 @@ def test_a_store_clock_steps_while_the_server_runs(wall_clock: WallClock) -> Non
             until(lambda step_s=step_s: ahead_s() == pytest.approx(step_s, abs=5))
 
 
-@pytest.fixture(params=["valkey", "redis"])
-def binary(request: pytest.FixtureRequest) -> str:
-    return request.getfixturevalue("redis_binary") if request.param == "redis" else str(find_server().path)
-
-
 def test_sentinels_fail_over_from_a_primary_that_is_frozen_or_cut_off(redis_binary: str) -> None:
     with contextlib.closing(SentinelSite(binary=redis_binary)) as site:
         frozen = site.primary
@@ -118,8 +113,8 @@ def test_sentinels_fail_over_from_a_primary_that_is_frozen_or_cut_off(redis_bina
         assert [node.role for node in site.nodes] == ["master" if node is last else "slave" for node in site.nodes]
 
 
-def test_a_cluster_fails_over_and_moves_slots(binary: str) -> None:
-    with contextlib.closing(ClusterSite(binary=binary, replicas=1)) as site:
+def test_a_cluster_fails_over_and_moves_slots(any_binary: str) -> None:
+    with contextlib.closing(ClusterSite(binary=any_binary, replicas=1)) as site:
         source, target = site.owner("{tag}"), next(node for node in site.primaries if node is not site.owner("{tag}"))
         source.ask("SET", "{tag}", "1")
         site.migrate(int(source.ask("CLUSTER", "KEYSLOT", "tag")), source, target)

@@ -23,7 +23,7 @@ from runlease.v1 import metrics_pb2, metrics_pb2_grpc, runs_pb2
 from tests.support.cli import bootstrap
 from tests.support.clock import WallClock
 from tests.support.coordinator import CoordinatorProcess
-from tests.support.decisions import decided, is_granted
+from tests.support.decisions import decided, is_granted, is_succeeded, variants
 from tests.support.proxy import TO_SERVER, Proxy
 from tests.support.puppet import Puppet, see_trained
 from tests.support.redis import RedisServer, Snapshot, free_port
@@ -33,10 +33,6 @@ from tests.support.wait import until
 #: Of traces in which a lease has to last for as long as their steps take on a slow machine.
 LONG_TTL_S = 30
 SHORT_TTL_S = 5
-
-
-def variants(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("variant", [None, name], ids=["built", name])
 
 
 def see_who_believes(variant: str | None, holder: Puppet, coordinator: CoordinatorProcess) -> None:
@@ -185,7 +181,7 @@ def test_a_superseded_holder_is_not_reinstated_under_its_fence(
     with runlease.Client(coordinator.address, timeout_s=0.5) as client:
         first = client.acquire("p", "r", nonce="1", resume="allow")
         snapshot = Snapshot(server)
-        until(lambda: succeeds(client))
+        until(lambda: is_succeeded(client))
         second = client.get_run("p", "r")
         assert second.attempt == 2
         # When the second grant is lost, its holder sleeps through the quarantine, and the first one wakes up,
@@ -200,14 +196,6 @@ def test_a_superseded_holder_is_not_reinstated_under_its_fence(
             client.renew("p", "r", second.fence)
         with pytest.raises(runlease.StaleFence):
             appends(coordinator, second.fence)
-
-
-def succeeds(client: runlease.Client) -> bool:
-    """Ask for a run whose holder says nothing any more."""
-    try:
-        return client.acquire("p", "r", nonce="2", resume="allow").attempt == 2
-    except runlease.LeaseHeld:
-        return False
 
 
 @variants("append_unchecked")

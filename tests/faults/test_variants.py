@@ -20,6 +20,7 @@ from runlease_coordinator.store.server_binary import find_server
 from tests.faults.variants import ROOT, VARIANTS, patched
 from tests.support.cli import bootstrap
 from tests.support.coordinator import CoordinatorProcess, program
+from tests.support.decisions import is_succeeded, variants
 from tests.support.nodes import Node
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
 from tests.support.puppet import Puppet
@@ -53,10 +54,6 @@ def start() -> Iterator[Callable[..., CoordinatorProcess]]:
         yield start
 
 
-def variants(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("variant", [None, name], ids=["built", name])
-
-
 @variants("retry_full_ttl")
 def test_a_repeated_request_extends_no_lease(variant: str | None, start: Callable[..., CoordinatorProcess]) -> None:
     coordinator = start(variant=variant)
@@ -67,16 +64,9 @@ def test_a_repeated_request_extends_no_lease(variant: str | None, start: Callabl
         sent_at = suspend_aware()
         grant = client.acquire("p", "r", nonce="1", resume="allow")
         belief = LeaseMachine(grant.ttl_s, sent_at, grant.remaining_s)
-        until(lambda: _is_granted(client, "2"))
+        until(lambda: is_succeeded(client))
         overlaps = belief.remaining_s(suspend_aware()) > 0
     assert overlaps == (variant is not None)
-
-
-def _is_granted(client: runlease.Client, nonce: str) -> bool:
-    try:
-        return bool(client.acquire("p", "r", nonce=nonce, resume="allow").fence)
-    except runlease.LeaseHeld:
-        return False
 
 
 @variants("release_by_name")

@@ -102,8 +102,7 @@ def test_coordinators_share_a_store_and_its_archive(
 ) -> None:
     store = RedisServer(binary=redis_binary)
     try:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RUNLEASE_")}
-        Cli(environment)("bootstrap", store.url)
+        Cli(dict(os.environ))("bootstrap", store.url)
         flags = ("--store", store.url, "--history-url", str(tmp_path / "shared"), *SOON)
         served = [start_coordinator(*flags) for _ in range(2)]
         expected = {}
@@ -277,17 +276,15 @@ def test_an_archive_in_s3(start_coordinator: Start, s3: subprocess.Popen[bytes],
     ],
 )
 def test_an_archive_that_cannot_be_is_refused(tmp_path: Path, url: str, said: str) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RUNLEASE_")}
     flags = ("serve", "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path))
-    refusal = Cli(environment)(*flags, status=2, RUNLEASE_HISTORY_URL=url).stderr
+    refusal = Cli(dict(os.environ))(*flags, status=2, RUNLEASE_HISTORY_URL=url).stderr
     assert said in refusal
     assert "--history-url" in refusal
 
 
 def test_a_missing_driver_is_named(tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RUNLEASE_")}
     flags = ("serve", "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path), "--history-url", "s3://bucket/runs")
-    assert "pip install s3fs" in without_module("s3fs", *flags, env=environment)
+    assert "pip install s3fs" in without_module("s3fs", *flags, env=dict(os.environ))
 
 
 def test_renewals_go_on_while_much_is_archived(start_coordinator: Start, project: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -27,7 +26,7 @@ StartNodes = Callable[..., list[Node]]
 
 @pytest.fixture
 def cli() -> Cli:
-    return Cli({name: value for name, value in os.environ.items() if not name.startswith("RUNLEASE_")})
+    return Cli(dict(os.environ))
 
 
 @pytest.fixture
@@ -43,7 +42,6 @@ def start_nodes() -> Iterator[StartNodes]:
 
     yield start
     for node in started:
-        node.process.send_signal(signal.SIGCONT)
         node.close()
 
 
@@ -87,8 +85,8 @@ def test_two_data_nodes(cli: Cli, start_nodes: StartNodes) -> None:
 def test_replicas_that_are_gone_or_frozen(cli: Cli, start_nodes: StartNodes) -> None:
     primary, second, third = start_nodes(3)
     cli("bootstrap", primary.tcp_url, "--data-nodes", "3")
-    second.process.send_signal(signal.SIGSTOP)
-    third.process.send_signal(signal.SIGSTOP)
+    second.freeze()
+    third.freeze()
     report = Report(cli, primary.tcp_url, status=1)
     assert report["write"][0] == "error"
     assert "0 of 1 replicas had it" in report["write"][1]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from runlease_coordinator.doctor.commands import CLUSTER_COMMANDS, COMMANDS
-from runlease_coordinator.store.server_binary import find_server
 
 from tests.support.cli import Cli
 from tests.support.coordinator import CoordinatorProcess
@@ -25,12 +24,7 @@ Start = Callable[..., RedisServer]
 
 @pytest.fixture
 def cli() -> Cli:
-    return Cli({name: value for name, value in os.environ.items() if not name.startswith("RUNLEASE_")})
-
-
-@pytest.fixture(params=["valkey", "redis"])
-def binary(request: pytest.FixtureRequest) -> str:
-    return request.getfixturevalue("redis_binary") if request.param == "redis" else str(find_server().path)
+    return Cli(dict(os.environ))
 
 
 @pytest.fixture
@@ -47,8 +41,8 @@ def start() -> Iterator[Start]:
         server.close()
 
 
-def test_a_store_as_it_should_be(cli: Cli, start: Start, binary: str) -> None:
-    server = start(binary, *DURABLE, *PACKED)
+def test_a_store_as_it_should_be(cli: Cli, start: Start, any_binary: str) -> None:
+    server = start(any_binary, *DURABLE, *PACKED)
     cli("bootstrap", server.url)
     report = Report(cli, server.url)
     assert report.not_ok() == set()
@@ -78,15 +72,15 @@ def test_an_embedded_store_that_does_not_run(cli: Cli, tmp_path: Path) -> None:
     assert "runlease serve" in said
 
 
-def test_a_store_that_was_never_opened(cli: Cli, start: Start, binary: str) -> None:
-    report = Report(cli, start(binary, *DURABLE, *PACKED).url, status=1)
+def test_a_store_that_was_never_opened(cli: Cli, start: Start, any_binary: str) -> None:
+    report = Report(cli, start(any_binary, *DURABLE, *PACKED).url, status=1)
     assert report.not_ok() == {("opened", "error")}
     assert "runlease bootstrap" in report.remedy("opened")
     assert set(report.promises.values()) == {"no"}
 
 
-def test_a_store_that_lost_a_part_of_its_data(cli: Cli, start: Start, binary: str) -> None:
-    server = start(binary, *DURABLE, *PACKED)
+def test_a_store_that_lost_a_part_of_its_data(cli: Cli, start: Start, any_binary: str) -> None:
+    server = start(any_binary, *DURABLE, *PACKED)
     cli("bootstrap", server.url)
     server.command("DEL", "rl:{07}:meta")
     assert Report(cli, server.url, status=1)["opened"] == ("error", "63 of 64 partitions: the others were lost")
@@ -114,8 +108,8 @@ def test_persistence(
     assert report.promises["a process is paused, a machine sleeps"] == "holds"
 
 
-def test_a_store_that_evicts(cli: Cli, start: Start, binary: str) -> None:
-    server = start(binary, *DURABLE, *PACKED)
+def test_a_store_that_evicts(cli: Cli, start: Start, any_binary: str) -> None:
+    server = start(any_binary, *DURABLE, *PACKED)
     cli("bootstrap", server.url)
     server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     report = Report(cli, server.url, status=1)
@@ -123,8 +117,8 @@ def test_a_store_that_evicts(cli: Cli, start: Start, binary: str) -> None:
     assert set(report.promises.values()) == {"no"}
 
 
-def test_a_store_that_is_nearly_full_and_one_that_is(cli: Cli, start: Start, binary: str) -> None:
-    server = start(binary, *DURABLE, *PACKED)
+def test_a_store_that_is_nearly_full_and_one_that_is(cli: Cli, start: Start, any_binary: str) -> None:
+    server = start(any_binary, *DURABLE, *PACKED)
     cli("bootstrap", server.url)
     used = int(re.findall(rb"used_memory:(\d+)", server.command("INFO", "memory"))[0])
     server.command("CONFIG", "SET", "maxmemory", str(int(used * 1.09)))
@@ -135,16 +129,16 @@ def test_a_store_that_is_nearly_full_and_one_that_is(cli: Cli, start: Start, bin
     assert "maxmemory" in report["write"][1]
 
 
-def test_records_that_are_not_packed(cli: Cli, start: Start, binary: str) -> None:
-    server = start(binary, *DURABLE)
+def test_records_that_are_not_packed(cli: Cli, start: Start, any_binary: str) -> None:
+    server = start(any_binary, *DURABLE)
     cli("bootstrap", server.url)
     report = Report(cli, server.url)
     assert report.not_ok() == {("packing", "warning")}
     assert "stream-node-max-bytes 1024" in report.remedy("packing")
 
 
-def test_a_managed_service_that_blocks_config(cli: Cli, start: Start, binary: str) -> None:
-    server = start(binary, *DURABLE, *PACKED)
+def test_a_managed_service_that_blocks_config(cli: Cli, start: Start, any_binary: str) -> None:
+    server = start(any_binary, *DURABLE, *PACKED)
     cli("bootstrap", server.url)
     allowed = ("on", ">pw", "~rl:*", "&rl:*", "+@all", "-@admin", "-config")
     server.command("ACL", "SETUSER", "ada", *allowed)
@@ -155,8 +149,8 @@ def test_a_managed_service_that_blocks_config(cli: Cli, start: Start, binary: st
     assert report.promises["the store is killed"] == "in part"
 
 
-def test_a_user_that_may_not_do_all(cli: Cli, start: Start, binary: str) -> None:
-    server = start(binary, *DURABLE, *PACKED)
+def test_a_user_that_may_not_do_all(cli: Cli, start: Start, any_binary: str) -> None:
+    server = start(any_binary, *DURABLE, *PACKED)
     cli("bootstrap", server.url)
     allowed = ("on", ">pw", "~rl:*", "&rl:*", "+@all", "-info", "-xadd", "-subscribe")
     server.command("ACL", "SETUSER", "ada", *allowed)
@@ -224,11 +218,11 @@ def follow(server: RedisServer, port: int) -> None:
     until(lambda: b"master_link_status:up" in server.command("INFO", "replication"))
 
 
-def test_a_replica_is_no_store(cli: Cli, start: Start, binary: str) -> None:
+def test_a_replica_is_no_store(cli: Cli, start: Start, any_binary: str) -> None:
     port = free_port()
-    primary = start(binary, *DURABLE, *PACKED, "repl-diskless-sync-delay 0", port=port)
+    primary = start(any_binary, *DURABLE, *PACKED, "repl-diskless-sync-delay 0", port=port)
     cli("bootstrap", primary.url)
-    replica = start(binary, *DURABLE, *PACKED)
+    replica = start(any_binary, *DURABLE, *PACKED)
     follow(replica, port)
     report = Report(cli, replica.url, status=1)
     assert report["role"] == ("error", "is a replica, and refuses writes")

@@ -18,7 +18,7 @@ from tests.support.puppet import Puppet
 from tests.support.wait import until
 
 #: What differs between servers is in tests/store/test_wait.py.
-pytestmark = pytest.mark.parametrize("nodes", ["valkey"], indirect=True)
+pytestmark = pytest.mark.parametrize("any_binary", ["valkey"], indirect=True)
 
 RUN = run_keys("p", "r")
 Start = Callable[..., CoordinatorProcess]

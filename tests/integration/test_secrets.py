@@ -182,8 +182,7 @@ def all_said(commands: str, env: dict[str, str]) -> bytes:
         "        print('ended', ended.code)\n"
     )
     command = [sys.executable, "-X", "dev", "-W", "default", "-c", code, commands]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RUNLEASE_")}
-    done = subprocess.run(command, env=clean | env, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, env=os.environ | env, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(b"ended") == commands.count(";") + 1
     assert b"Traceback" not in done.stderr, done.stderr
@@ -204,8 +203,7 @@ def test_a_store_s_url_that_leads_nowhere_is_not_shown_whole(url: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["s3", "sftp", "http", "nonsense", "abfs"])
 def test_an_archive_s_url_is_never_shown_whole(scheme: str, tmp_path: Path) -> None:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RUNLEASE_")}
-    env |= {
+    env = os.environ | {
         "RUNLEASE_HISTORY_URL": f"{scheme}://key:{ARCHIVE}@127.0.0.1:{free_port()}/runs?secret={ARCHIVE}",
         "AWS_EC2_METADATA_DISABLED": "true",
         "RUNLEASE_LOG_LEVEL": "debug",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.losses import Losses
 from tests.support.stores import LiveStore
 
 
@@ -15,3 +16,11 @@ def live(request: pytest.FixtureRequest) -> Iterator[LiveStore]:
     store = LiveStore(request.getfixturevalue("redis_binary") if request.param == "redis" else None)
     yield store
     store.close()
+
+
+@pytest.fixture
+def losses(live: LiveStore, project: str) -> Iterator[Losses]:
+    """What can be lost of the project's partition."""
+    losses = Losses(live, project)
+    yield losses
+    losses.mend()

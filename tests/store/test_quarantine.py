@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -19,13 +19,6 @@ from runlease_coordinator.store.sweeper import Sweeper
 
 from tests.support.losses import Losses
 from tests.support.stores import LiveStore, commit_entry, points_entry, writer_of
-
-
-@pytest.fixture
-def losses(live: LiveStore, project: str) -> Iterator[Losses]:
-    losses = Losses(live, project)
-    yield losses
-    losses.mend()
 
 
 def append(live: LiveStore, project: str, fence: int, entry: Entry, session: str = "s1") -> Any:

@@ -17,7 +17,6 @@ import pytest
 import redis
 from runlease_coordinator.domain.errors import Unavailable
 from runlease_coordinator.store.refusals import REFUSALS, refusal_of
-from runlease_coordinator.store.server_binary import find_server
 from runlease_coordinator.store.store import Store
 
 from tests.support.redis import RedisServer
@@ -27,11 +26,10 @@ _KEY = "rl:{00}:meta"
 _MANY = 200
 
 
-@pytest.fixture(params=["valkey", "redis"])
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+@pytest.fixture
+def server(any_binary: str) -> Iterator[RedisServer]:
     """A server of the test's own."""
-    binary = request.getfixturevalue("redis_binary") if request.param == "redis" else str(find_server().path)
-    server = RedisServer("enable-debug-command yes", binary=binary)
+    server = RedisServer("enable-debug-command yes", binary=any_binary)
     yield server
     server.close()
 

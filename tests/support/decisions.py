@@ -1,4 +1,4 @@
-"""What a store decides after a loss of data, asked for until it does decide."""
+"""What a store decides, as built or as a known-bad variant, asked for until it does decide."""
 
 from __future__ import annotations
 
@@ -6,12 +6,26 @@ import secrets
 from collections.abc import Callable
 from typing import TypeVar
 
+import pytest
 import runlease
 
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.wait import until
 
 _Answer = TypeVar("_Answer")
+
+
+def variants(name: str) -> pytest.MarkDecorator:
+    """Run a test twice: with the product as built, and with a known-bad variant of it (tests/faults/variants.py)."""
+    return pytest.mark.parametrize("variant", [None, name], ids=["built", name])
+
+
+def is_succeeded(client: runlease.Client) -> bool:
+    """Ask for the run as its second holder; returns whether it is granted, which the first one may keep it from."""
+    try:
+        return client.acquire("p", "r", nonce="2", resume="allow").attempt == 2
+    except runlease.LeaseHeld:
+        return False
 
 
 def decided(call: Callable[[], _Answer]) -> _Answer | str:
