@@ -116,7 +116,8 @@ def renew(
 
 def _rebuild(rules: Rules, timing: Timing, dataset: Dataset, gate: Gate, token: Token) -> Dataset:
     """Bring back an attempt that the store has lost, under the number and the nonce that its holder knows."""
-    expiry = gate.now + timing.ttl
+    expiry, before = gate.now + timing.ttl, dataset.record
+    only_its_fence = (before.nonce, before.attempt) == (token.nonce, token.attempt)  # that it came back under is lost
     record = Record(
         token.fence,
         token.nonce,
@@ -126,7 +127,7 @@ def _rebuild(rules: Rules, timing: Timing, dataset: Dataset, gate: Gate, token: 
         revoked=False,
         opened_in=gate.incarnation,
         attempt=token.attempt,
-        first=token.fence,
+        first=before.first if only_its_fence else token.fence,
     )
     return _under(dataset._replace(spent=_with(dataset.spent, token.nonce)), record)
 

@@ -65,7 +65,8 @@ class Totals:
                 f"chaos, {failed} failed, {self.broken} could not be played",
                 f"operations: {operations.total()} ({_list(operations)})",
                 f"faults: {faults.total()} ({_list(faults)})",
-                f"failovers: {sum(one.failovers for one in self.outcomes)}",
+                f"failovers: {sum(one.failovers for one in self.outcomes)}; "
+                f"leases that came back under a new fence: {sum(one.reinstated for one in self.outcomes)}",
                 f"points: {sum(one.found for one in accounts)} in the logs, {sum(one.lost for one in accounts)} lost, "
                 f"{sum(one.doubled for one in accounts)} doubled; lost by a store that may, declared: "
                 f"{sum(one.declared for one in accounts)}, with nobody left to declare: "

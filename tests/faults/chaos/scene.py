@@ -32,6 +32,7 @@ from tests.faults.history.logs import Account
 from tests.faults.history.recorder import Recorder
 from tests.faults.history.records import load
 from tests.faults.history.register import Rules
+from tests.faults.history.reinstated import Leases
 
 PROJECTS = ("chaos-a", "chaos-b")
 RUNS = ("chaos-a/r1", "chaos-a/r2", "chaos-b/r1")
@@ -57,6 +58,8 @@ class Outcome:
     operations: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     failovers: int = 0
+    reinstated: int = 0
+    """Leases that came back under a new fence."""
     recovery_s: float = 0.0
     account: Account = field(default_factory=Account)
     violations: list[Violation] = field(default_factory=list)
@@ -69,8 +72,8 @@ class Outcome:
         what = "FAILED" if self.violations else "ok"
         return (
             f"seed {self.seed} {kind}: {what}, {self.seconds:.1f} s, {self.operations.total()} operations, "
-            f"{self.faults.total()} faults, {self.failovers} failovers, {account.found} points ({lost}), "
-            f"recovered in {self.recovery_s:.1f} s"
+            f"{self.faults.total()} faults, {self.failovers} failovers, {self.reinstated} leases back, "
+            f"{account.found} points ({lost}), recovered in {self.recovery_s:.1f} s"
         )
 
 
@@ -178,6 +181,8 @@ class Scene:
         self.outcome.violations += found + self._crashes(logs)
         self.outcome.operations = Counter(call.method for call in history.calls)
         self.outcome.operations["append"] = sum(len(stream.entries) for stream in history.streams)
+        leases = Leases(history.calls, state)
+        self.outcome.reinstated = sum(len(leases.reinstated(run)) for run in history.runs)
         self.outcome.failovers = getattr(self.site, "failovers", 0)
         self.outcome.notes = getattr(self.site, "keeps", "")
         self.outcome.seconds = time.monotonic() - began
