@@ -91,6 +91,34 @@ def test_who_is_not_held_gets_the_lease_back_behind_the_quarantine_under_a_new_f
     assert caught.value.reason == "LEASE_ENDED"
 
 
+def test_an_earlier_fence_counts_from_the_attempts_own_on(live: LiveStore, project: str, losses: Losses) -> None:
+    first = live.acquire(project).fence
+    losses.fail_over()
+    losses.told(first)
+    losses.end_quarantine()
+    losses.renew(first)
+    # Of another attempt that had the number where the data went another way.
+    live.raw.hset(run_keys(project, "r").attempts, f"fence.{first - 1}", "1")
+    with pytest.raises(Stale):
+        losses.renew(first - 1)
+    with pytest.raises(Stale):
+        append(live, project, first - 1, points_entry(1, [(0, 1.0)]))
+
+
+def test_no_lease_comes_back_under_a_new_fence_while_the_clock_is_not_believed(
+    live: LiveStore, project: str, losses: Losses
+) -> None:
+    fence = live.acquire(project).fence
+    losses.fail_over()
+    losses.told(fence)
+    put_clock_on(losses, 5.0)
+    losses.end_quarantine()
+    with pytest.raises(Unavailable) as caught:
+        losses.renew(fence)
+    assert caught.value.reason == "QUARANTINE"
+    assert live.get(project).run.fence == fence
+
+
 def test_who_comes_behind_the_quarantine_finds_what_was_granted_meanwhile(
     live: LiveStore, project: str, losses: Losses
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import count
 from secrets import token_hex
@@ -139,20 +139,29 @@ class LeaseStore:
 
     async def _try(self, wish: Acquisition, keys: RunKeys, request: dict[str, Any]) -> Grant:
         request["latest"] = self._store.clock_of(wish.project).latest_us()
-        for _ in range(_CLOCK_TRIES):
-            request["guard"] = self._store.believable_us(keys.partition.meta)
-            verdict, rest = await self._store.run("acquire", _acquire_keys(keys, wish), (json.dumps(request),))
-            if verdict != "CLOCK":
-                break
-            await self._store.judge_clock(keys.partition.meta)
-        else:
-            raise Unavailable("CLOCK", "requests reach the store too slowly to judge its clock: try again")
+        verdict, rest = await self._guarded(
+            "acquire",
+            _acquire_keys(keys, wish),
+            lambda guard_us: (json.dumps(request | {"guard": guard_us}),),
+        )
         request.pop("acquires", None)  # of one call only the first look counts
         if verdict == "REBOUND":
             raise _Rebound
         if verdict not in ("GRANTED", "MEMBER"):
             self._refuse(verdict, rest, wish, keys)
         return _grant(verdict, rest, keys)
+
+    async def _guarded(
+        self, script: str, keys: tuple[str, ...], args: Callable[[int], tuple[Any, ...]]
+    ) -> tuple[str, Sequence[Any]]:
+        """Run a script that may grant; ``args`` gets the latest TIME at which it may, as the clock's guard believes."""
+        meta = keys[0]
+        for _ in range(_CLOCK_TRIES):
+            verdict, rest = await self._store.run(script, keys, args(self._store.believable_us(meta)))
+            if verdict != "CLOCK":
+                return verdict, rest
+            await self._store.judge_clock(meta)
+        raise Unavailable("CLOCK", "requests reach the store too slowly to judge its clock: try again")
 
     def _request(self, wish: Acquisition, call: str) -> dict[str, Any]:
         request: dict[str, Any] = {
@@ -257,10 +266,11 @@ class LeaseStore:
         """
         keys = run_keys(project, run_id)
         partition = keys.partition
-        verdict, rest = await self._store.run(
+        claimed_in = claim.incarnation if claim else ""
+        verdict, rest = await self._guarded(
             "renew",
             (partition.meta, keys.run, keys.attempts, partition.live, keys.runs, partition.events),
-            (project, run_id, fence, self._lock_delay_us, claim.incarnation if claim else ""),
+            lambda guard_us: (project, run_id, fence, self._lock_delay_us, claimed_in, guard_us),
         )
         if verdict == "LOST" and claim is not None:
             if claim.wish is None:

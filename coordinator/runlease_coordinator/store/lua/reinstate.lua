@@ -10,10 +10,12 @@ local function own_fence(record_fence, alias)
 end
 
 -- Whether a fence is the record's, or another one of the attempt that the record's belongs to.
--- own: its own (own_fence)
+-- own: its own (own_fence). What is below it may be of another attempt that had the number where the data went another
+-- way, before a failover.
 local function is_same_lease(attempts_key, fence, record_fence, own, attempt)
   return fence == record_fence
-    or own ~= record_fence and redis.call('HGET', attempts_key, 'fence.' .. fence) == attempt
+    or own ~= record_fence and tonumber(fence) >= tonumber(own)
+      and redis.call('HGET', attempts_key, 'fence.' .. fence) == attempt
 end
 
 -- Gives the lease back to its attempt; the caller writes 'end' '', expiry and epoch, and tells of it.

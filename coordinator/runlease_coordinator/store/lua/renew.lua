@@ -3,7 +3,7 @@
 -- Whoever renews has the grant: from then on no call takes it back as undelivered, however late (abandon.lua).
 -- KEYS  1 meta  2 run  3 attempts  4 live  5 runs  6 events
 -- ARGV  1 project  2 canonical ID  3 fence  4 lock-delay (us)  5 the epoch in which its holder still held it by its own
---       clock ('': it does not)
+--       clock ('': it does not)  6 the latest store time that its coordinator believes
 -- In quarantine only such a claim counts: who was HELD in this epoch cannot have been superseded before it. The claim is
 -- that of this epoch or none: one that lay in a frozen coordinator may be older than a grant that was lost.
 -- Behind the quarantine nobody holds what nobody has claimed: an attempt gets it back as if it were granted anew, under a
@@ -13,6 +13,7 @@
 --   UNCONFIRMED  epoch, quarantine left (us): perhaps a newer grant was lost; nothing was extended
 --   LOST  epoch: the claim counts, but the store has lost what was granted (rebuild.lua brings it back)
 --   REVOKED  remaining (us, the ttl at most): an operator wants it back, nothing was extended
+--   CLOCK (store time is beyond the guard: nothing comes back under a new fence)
 --   STALE  record [field, value, ...]             ABSENT DELETED UNBOOTSTRAPPED NOREPLICAS
 local project, id, fence, lock_delay = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local meta_key, run_key, attempts_key = KEYS[1], KEYS[2], KEYS[3]
@@ -36,6 +37,7 @@ if run[2] ~= '' and expiry == 0 then return {'ENDED', text(now), run[2]} end
 if run[8] then return {'REVOKED', text(now), text(math.max(0, math.min(expiry - now, ttl)))} end
 local is_open = quarantine == 0 and not is_confirmed(run[10], epoch)
 if quarantine > 0 and ARGV[5] ~= epoch or is_open and is_sync then return unconfirmed(now, epoch, quarantine) end
+if is_open and now > tonumber(ARGV[6]) then return {'CLOCK', text(now)} end
 
 fence = is_open and text(math.max(tonumber(run[1]) + 1, now)) or run[1]
 local is_back = is_open or now >= expiry
