@@ -39,7 +39,7 @@ class Site:
         self._redis: RedisServer | None = None
         self._coordinators: list[CoordinatorProcess] = []
         self._proxies: list[Proxy] = []
-        try:
+        with self._stack:  # which ends all of it, if not all of it starts
             if store == "redis":
                 self._redis = self._start_redis()
                 flags = (*flags, "--store", self._redis.url, "--history-url", str(self._folder / "history"))
@@ -49,9 +49,7 @@ class Site:
                 self._coordinators.append(one.start())
                 self._proxies.append(Proxy(one.address))
                 self._stack.callback(self._proxies[-1].close)
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = self._stack.pop_all()
 
     def _start_redis(self) -> RedisServer:
         binary = shutil.which("redis-server")

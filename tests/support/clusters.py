@@ -38,15 +38,13 @@ class ClusterSite:
         """Start it; `options` are lines of each node's configuration."""
         self._stack = contextlib.ExitStack()
         self.nodes: list[ClusterNode] = []
-        try:
+        with self._stack:  # which ends all of it, if not all of it starts
             for _ in range(shards * (1 + replicas)):
                 node = ClusterNode(*options, binary=binary)
                 self._stack.callback(node.close)
                 self.nodes.append(node)
             self._make(shards)
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = self._stack.pop_all()
 
     def _make(self, shards: int) -> None:
         first, primaries = self.nodes[0], self.nodes[:shards]

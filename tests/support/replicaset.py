@@ -23,14 +23,12 @@ class ReplicaSet:
         self._links: dict[Node, Proxy] = {}
         self._flags = ("--data-nodes", str(nodes), "--max-ttl", str(max_ttl_s))
         self._variant = variant
-        try:
+        with self._stack:  # which ends all of it, if not all of it starts
             self.nodes = [self._stack.enter_context(contextlib.closing(Node(binary=binary))) for _ in range(nodes)]
             for replica in self.nodes[1:]:
                 self.follow(replica, self.nodes[0])
             bootstrap(self.nodes[0].tcp_url, *self._flags, variant=variant)
-        except BaseException:
-            self.close()
-            raise
+            self._stack = self._stack.pop_all()
 
     def serve(self, node: Node, *, address: str | None = None) -> CoordinatorProcess:
         """Start a coordinator that takes this node for the store, whatever becomes of it."""

@@ -83,7 +83,7 @@ class SentinelSite:
         self._proxies: list[Proxy] = []
         #: By which all others know each node.
         self._addresses: list[str] = []
-        try:
+        with self._stack:  # which ends all of it, if not all of it starts
             for _ in range(nodes):
                 port = free_port()
                 address = f"127.0.0.1:{port}"
@@ -106,9 +106,7 @@ class SentinelSite:
                 self._stack.callback(sentinel.close)
                 self.sentinels.append(sentinel)
             self.settle()
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = self._stack.pop_all()
 
     @property
     def url(self) -> str:

@@ -72,7 +72,7 @@ class LiveStore:
             self.url = url or self.embedded.url
             self.store = self.connect()
             self.run(self.store.bootstrap("embedded", max_ttl_us=60_000_000, replicas=0))
-        except BaseException:
+        except BaseException:  # whatever it was, no server may live on
             self.close()
             raise
         self.wakeups = Wakeups(self.store.place)
