@@ -189,8 +189,8 @@ class Overloaded(DomainError):
 class Unavailable(DomainError):
     """The coordinator cannot decide now.
 
-    ``reason`` is one of STORE_UNAVAILABLE, QUARANTINE, UNBOOTSTRAPPED, REQUEST_TOO_OLD, OUT_OF_MEMORY, DRAINING,
-    ARCHIVE_UNAVAILABLE, NOREPLICAS, CLOCK, UNCONFIRMED, SILENT_CLIENT, SLOW_READER.
+    ``reason`` is one of STORE_UNAVAILABLE, QUARANTINE, UNBOOTSTRAPPED, REQUEST_TOO_OLD, OUT_OF_MEMORY, NOREPLICAS,
+    NOT_REPLICATED, CLOCK, UNCONFIRMED, REBOUND, RACED, ARCHIVE_UNAVAILABLE, DRAINING, SILENT_CLIENT, SLOW_READER.
     """
 
     def __init__(self, reason: str, message: str, retry_after_ms: int = 500) -> None:
