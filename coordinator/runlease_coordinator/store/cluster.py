@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -121,15 +122,17 @@ class Cluster:
         return self.has_left(address_of(connection))
 
 
+@dataclass(frozen=True, slots=True)
 class Node:
     """A primary as one of the nodes describes it, or an address at which others can be asked."""
 
-    def __init__(self, address: Address, epoch: int, slots: list[tuple[int, int]], *, fit: bool) -> None:
-        """Take what a line says; ``fit``: a primary that is not failing."""
-        self.address = address
-        self.epoch = epoch
-        self.slots = slots
-        self.fit = fit
+    address: Address
+    epoch: int
+    slots: Sequence[tuple[int, int]]
+    """Of a primary, the first and the last one of each range."""
+
+    fit: bool
+    """Whether it is a primary that is not failing."""
 
     def partitions(self) -> Iterator[int]:
         """Yield the partitions whose slots it serves."""
