@@ -89,7 +89,7 @@ def test_tls_is_asked_of_a_server_without_it_and_the_other_way_round(
         assert "(rediss is with TLS, redis without)" in told(cli, url)
 
 
-@pytest.mark.parametrize("nodes", ["valkey"], indirect=True)
+@pytest.mark.parametrize("any_binary", ["valkey"], indirect=True)
 def test_more_data_nodes_than_there_are(cli: Cli, nodes: list[Node], start_coordinator: Callable[..., object]) -> None:
     """Nothing is changed: coordinators start with what the store was opened for."""
     url = nodes[0].tcp_url
