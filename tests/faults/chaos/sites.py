@@ -332,7 +332,7 @@ class RedisSite(Site):
             if free:
                 self.server.kill()
                 self.on_loss()
-                time.sleep(random.choice((0.0, random.uniform(*_SHORT_S))))
+                time.sleep(random.choice((0.0, random.uniform(*_SHORT_S), random.uniform(*_LONG_S))))
                 self.server.start()
 
     def wipe(self, random: Random) -> None:
