@@ -61,6 +61,8 @@ _SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in ((leases_pb2, "LeaseService"), (runs_pb2, "RunService"), (metrics_pb2, "MetricService"))
 )
+#: Calls that have come and are not taken in yet: each holder has one at most, and each of its streams.
+_MAX_WAITING = 30_000
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second coordinator on the port must fail, not share it
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -76,6 +78,10 @@ _OPTIONS = (
     ("grpc.max_connection_idle_ms", 600_000),
     # Above what `Streams` allows, which says so; a client that does not listen still has to wait.
     ("grpc.max_concurrent_streams", A_CLIENT + 1024),
+    # Behind a failover all holders call at once, and are answered in their order: beyond 1000 that wait to be taken in
+    # gRPC ends some by chance, CANCELLED, to call again. One whose time is up while it waits is dropped unseen.
+    ("grpc.server.max_pending_requests", _MAX_WAITING),
+    ("grpc.server.max_pending_requests_hard_limit", _MAX_WAITING),
 )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from runlease_coordinator.bootstrap import Coordinator, describe_store
 from runlease_coordinator.logs import set_up_logs
-from runlease_coordinator.memory import use_one_allocator
+from runlease_coordinator.memory import search_cycles_seldom, use_one_allocator
 from runlease_coordinator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         loop.add_signal_handler(number, stopping.set)
     coordinator = Coordinator(settings)
     await coordinator.start()
+    search_cycles_seldom()
     announce(f"runlease: serving on {coordinator.address} ({describe_store(settings, settings.data_dir)})")
     await stopping.wait()
     log.info("draining")

@@ -8,6 +8,7 @@ plan, JSON, from the first argument and prints a line of JSON a period, and one 
 from __future__ import annotations
 
 import asyncio
+import gc
 import heapq
 import json
 import math
@@ -378,6 +379,8 @@ def _batch(seq: int) -> metrics_pb2.AppendRequest:
 
 def main() -> None:
     plan = Plan(**json.loads(sys.argv[1]))
+    # Holders are processes of their own: none of them would search the objects of thousands for cycles.
+    gc.set_threshold(100_000, 20, 100)
 
     async def carry_out() -> Outcome:
         return await Swarm(plan).run()

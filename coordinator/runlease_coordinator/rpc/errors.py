@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -105,7 +104,12 @@ def _facts_of(run: Run) -> dict[str, str]:
     }
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.DomainError) -> NoReturn:
+def _set_status(context: grpc.aio.ServicerContext[Any, Any], error: errors.DomainError) -> None:
+    """Set the status with which the call ends once its handler returns.
+
+    Not `abort`, which keeps its exception with the call, and so both until cycles are searched for: behind a failover
+    there are more refusals than answers.
+    """
     code = _CODES[type(error)]
     packed = []
     for detail in details_of(error):
@@ -113,10 +117,9 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.Doma
         message.Pack(detail)
         packed.append(message)
     status = status_pb2.Status(code=code.value[0], message=str(error), details=packed)
-    try:
-        await context.abort(code, str(error), ((_DETAILS, status.SerializeToString()),))
-    except grpc.aio.InternalError:  # the caller has gone meanwhile
-        raise asyncio.CancelledError from None
+    context.set_code(code)
+    context.set_details(str(error))
+    context.set_trailing_metadata(((_DETAILS, status.SerializeToString()),))
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -215,11 +218,11 @@ def _streaming(
     return call
 
 
-async def _refuse(context: grpc.aio.ServicerContext[Any, Any], method: str, error: Exception) -> NoReturn:
+async def _refuse(context: grpc.aio.ServicerContext[Any, Any], method: str, error: Exception) -> None:
     """End a call with the status of what its handler raised."""
     match error:
         case errors.DomainError():
-            await _abort(context, error)
+            _set_status(context, error)
         case grpc.aio.BaseError():  # gRPC's own: the call has its status, or is over
             raise error
         case NotImplementedError():  # the generated base class: the contract is ahead of this version
