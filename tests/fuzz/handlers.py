@@ -50,9 +50,17 @@ class Context:
         if is_idle or self._written == _ENOUGH:
             raise asyncio.CancelledError  # as a caller that leaves
 
-    async def abort(self, code: grpc.StatusCode, details: str, trailers: Any = ()) -> None:
-        self.code, self.details = code, details
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+    def set_trailing_metadata(self, trailers: Any) -> None:
         assert sum(len(key) + len(value) for key, value in trailers) < 8192  # more, gRPC does not carry
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        self.code, self.details = code, details
         raise grpc.aio.AbortError
 
 
