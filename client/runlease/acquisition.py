@@ -125,7 +125,10 @@ class PatientAcquirer:
         if isinstance(error, CoordinatorUnavailable):
             if self._away_until is None:
                 self._away_until = now + self._connect_timeout_s
-            return now < self._away_until
+            if now >= self._away_until:
+                return False
+            self._say_away(error, self._away_until - now)
+            return True
         if isinstance(error, Throttled):
             if self._throttled_until is None:
                 self._throttled_until = now + max(self._connect_timeout_s, self._wait_s or 0.0)
@@ -204,6 +207,13 @@ class PatientAcquirer:
                 what = "the process of this group that shall hold it has not started it yet"
         place = f", place {error.place}" if error.place else ""
         print(f"runlease: waiting for {path}, {what}{place}", file=sys.stderr, flush=True)
+
+    def _say_away(self, error: CoordinatorUnavailable, left_s: float) -> None:
+        """Tell a person why nothing happens, once for each reason: a quarantine may last longer than their patience."""
+        if (error.reason,) == self._said or read_environment().silent:
+            return
+        self._said = (error.reason,)
+        print(f"runlease: trying again, for up to {left_s:.0f} s: {error}", file=sys.stderr, flush=True)
 
 
 class Acquirer(PatientAcquirer):

@@ -24,6 +24,14 @@ def test_seeds(tmp_path: Path) -> None:
     assert " 0 lost, 0 doubled" in done.stdout
 
 
+@pytest.mark.parametrize("nothing", ["--seconds", "--jobs", "--seeds"])
+def test_a_run_that_would_play_nothing_is_refused(nothing: str) -> None:
+    command = [sys.executable, "-m", "tests.faults.chaos", nothing, "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "take more than 0" in done.stderr
+
+
 @pytest.mark.timeout(300)
 def test_a_rule_that_is_broken_is_found(tmp_path: Path) -> None:
     """Given a client whose deadline counts from the answer, then a seed fails, and says by which answer."""

@@ -11,6 +11,7 @@ import pytest
 import runlease
 
 from tests.support.coordinator import CoordinatorProcess
+from tests.support.redis import free_port
 
 
 @pytest.fixture
@@ -199,6 +200,15 @@ def test_entry_lines(init: Any, project: str, capsys: pytest.CaptureFixture[str]
     with init():
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_who_waits_for_a_coordinator_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    with pytest.raises(runlease.CoordinatorUnavailable):
+        runlease.init(project="p", id="r", coordinator=nobody, connect_timeout=1.5)
+    told = capsys.readouterr().err
+    assert told.startswith(f"runlease: trying again, for up to 2 s: no coordinator answers at {nobody}")
+    assert told.count("\n") == 1
 
 
 def test_a_first_step_above_the_start_warns_and_names_rewind(init: Any, caplog: pytest.LogCaptureFixture) -> None:

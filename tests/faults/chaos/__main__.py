@@ -93,6 +93,8 @@ def main() -> int:
     parser.add_argument("--variant", help="a known-bad one of tests/faults/variants.py: something must be found")
     parser.add_argument("--one", metavar="FILE", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if min(args.seconds, args.jobs, args.seeds) <= 0:  # nothing would be played, and nothing found
+        parser.error("--seconds, --jobs and --seeds take more than 0")
     first = secrets.randbelow(10**6) if args.seed is None else args.seed
     if args.one:
         outcome = play(args)
