@@ -299,8 +299,9 @@ def _data_nodes(replicas: int) -> str:
 
 async def _check_store(store: Store, url: str) -> None:
     for server in await store.infos("server"):
-        version = server.get("valkey_version") or server.get("redis_version", "0")
-        if int(version.partition(".")[0]) < 7:
+        valkey = server.get("valkey_version")
+        version = valkey or server.get("redis_version", "0")
+        if int(version.partition(".")[0]) < (8 if valkey else 7):
             raise StartupError(f"the store {redact_url(url)} is version {version}: use Valkey >= 8 or Redis >= 7")
         # Valkey has renamed the field.
         if "cluster" in (server.get("redis_mode"), server.get("server_mode")) and not store.is_cluster:

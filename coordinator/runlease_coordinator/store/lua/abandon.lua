@@ -21,8 +21,8 @@ end
 local function take_back()
   local run = redis.call('HMGET', run_key, 'fence', 'end', 'wrote', 'attempt', 'nonce', 'parent', 'call', 'children',
     'sync', 'epoch')
-  local same = run[2] == '' and is_confirmed(run[10], epoch) and (nonce == '' or run[5] == nonce) and (call == '' or run[7] == call)
-    and (fence == '' or run[1] == fence)
+  local same = run[2] == '' and is_confirmed(run[10], epoch) and (nonce == '' or run[5] == nonce)
+    and (call == '' or run[7] == call) and (fence == '' or run[1] == fence)
   if not same then return 'KEPT' end
   local attempt = run[4]
   if run[9] == run[1] then -- a sync leaves nothing to take back but its lease

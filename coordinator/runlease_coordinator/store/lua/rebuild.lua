@@ -20,12 +20,10 @@ if not (counts and is_newer(fence, old[2], old[3], epoch, quarantine)) then
   return unconfirmed(now, epoch, quarantine)
 end
 
-local expiry = now + request.ttl
 if old[6] == attempt and old[8] == request.nonce then -- only that it was reinstated under this fence is lost
   reinstate(run_key, attempts_key, now, {old[2], old[4], attempt, old[9], old[10]}, fence)
-  redis.call('HSET', run_key, 'end', '', 'expiry', text(expiry), 'avail', text(expiry + request.lock_delay), 'call', '',
-    'epoch', epoch, 'updated', text(now))
-  redis.call('ZADD', KEYS[6], text(expiry), project .. '/' .. id)
+  extend(run_key, KEYS[6], now, project .. '/' .. id, request.ttl, request.lock_delay, epoch)
+  redis.call('HSET', run_key, 'updated', text(now))
   redis.call('ZADD', KEYS[7], text(now), id)
   event(events_key, now, project, id, 'reinstated', fence, attempt)
   return {'RENEWED', text(now), text(request.ttl), 1, epoch, fence}

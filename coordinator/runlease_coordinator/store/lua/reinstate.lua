@@ -18,7 +18,7 @@ local function is_same_lease(attempts_key, fence, record_fence, own, attempt)
       and redis.call('HGET', attempts_key, 'fence.' .. fence) == attempt
 end
 
--- Gives the lease back to its attempt; the caller writes 'end' '', expiry and epoch, and tells of it.
+-- Gives the lease back to its attempt; the caller extends it, and tells of it.
 -- lease: {fence, end ('' unless it was swept), attempt, granted, alias} of the record; fence: from now on
 local function reinstate(run_key, attempts_key, now, lease, fence)
   if lease[2] ~= '' then -- take the record of the crash back
@@ -30,4 +30,11 @@ local function reinstate(run_key, attempts_key, now, lease, fence)
     redis.call('HSET', attempts_key, 'fence.' .. fence, lease[3])
     redis.call('HSET', run_key, 'fence', fence, 'alias', fence .. ' ' .. own_fence(lease[1], lease[5]))
   end
+end
+
+-- Lets the record's lease last for its ttl from now on, as one that its holder has, in this epoch.
+local function extend(run_key, live_key, now, member, ttl, lock_delay, epoch)
+  redis.call('HSET', run_key, 'end', '', 'expiry', text(now + ttl), 'avail', text(now + ttl + lock_delay), 'call', '',
+    'epoch', epoch)
+  redis.call('ZADD', live_key, text(now + ttl), member)
 end

@@ -47,7 +47,5 @@ if is_back then
   redis.call('ZADD', runs_key, text(now), id)
   event(events_key, now, project, id, is_sync and 'sync_began' or 'reinstated', fence, run[6])
 end
-redis.call('HSET', run_key, 'end', '', 'expiry', text(now + ttl), 'avail', text(now + ttl + lock_delay), 'call', '',
-  'epoch', epoch)
-redis.call('ZADD', live_key, text(now + ttl), project .. '/' .. id)
+extend(run_key, live_key, now, project .. '/' .. id, ttl, lock_delay, epoch)
 return {'RENEWED', text(now), text(ttl), is_back and 1 or 0, epoch, fence}
