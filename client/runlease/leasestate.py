@@ -21,7 +21,7 @@ from enum import StrEnum
 
 from runlease.holder import Holder
 
-#: The part of the ttl after which a renewal is sent, and its jitter (DESIGN section 5).
+#: The part of the ttl after which a renewal is sent, and its jitter.
 RENEW_AT = 1 / 3
 JITTER = 0.1
 #: Deadline's margin: clocks that drift apart by up to 1 %, and 250 ms for what happens after the check.

@@ -1,4 +1,4 @@
-"""`make bench`: measures the figures of DESIGN section 11 that exist so far; see the README beside this file."""
+"""`make bench`: measures what is to be fast; see the README beside this file."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Wanted:
-    """A bound from DESIGN section 11; `bound` is a ratio where `against` names another series, else a value."""
+    """A bound that README.md names; `bound` is a ratio where `against` names another series, else a value."""
 
     bound: float
     at_least: bool

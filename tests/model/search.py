@@ -14,7 +14,7 @@ from tests.model.rules import Rules
 from tests.model.scripts import append_accepted
 from tests.model.state import START, State
 
-#: What must never be, as DESIGN names it.
+#: What must never be; README.md says what each is.
 INVARIANTS = {
     "I1": "two clients are HELD by their own deadlines",
     "I2": "a grant's fence is not above all earlier ones",

@@ -1,4 +1,4 @@
-"""The lease engine in plain Python: DESIGN sections 4 and 5 for one project, with a clock of its own.
+"""The lease engine in plain Python, for one project, with a clock of its own.
 
 Refusals are raised as `Refusal` with the word that clients match. Fences come from the store and are given to
 `grant`, since they follow its clock; everything else is decided here.

@@ -1,4 +1,4 @@
-"""A run's history by the text of the visibility rule (DESIGN section 4): keeps everything, and looks at all of it.
+"""A run's history by the text of the visibility rule: keeps everything, and looks at all of it.
 
 It only ever appends to lists; the scripts keep counters, flags and sets, and know nothing of storage either. What a
 sync brings in late counts by its attempt, not by when it came.

@@ -1,4 +1,4 @@
-"""The visibility rule as DESIGN section 4 says it, one point at a time: the reference of the fast implementation."""
+"""The visibility rule in its plain form, one point at a time: the reference of the fast implementation."""
 
 from __future__ import annotations
 

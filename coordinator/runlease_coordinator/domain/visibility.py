@@ -1,4 +1,4 @@
-"""The visibility rule (DESIGN section 4): which points of a run's history count.
+"""The visibility rule: which points of a run's history count.
 
 A point is hidden iff a later segment that counts starts at or below its step. Of those left, the latest
 (attempt, segment, seq) of a (writer, key, step) wins. Segment 0's start holds for all writers of the attempt; a

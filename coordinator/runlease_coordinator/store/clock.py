@@ -10,7 +10,7 @@ from collections import deque
 
 from runlease.clock import suspend_aware
 
-#: How old a request may be by store time when its script runs (DESIGN section 5).
+#: How old a request may be by store time when its script runs.
 REQUEST_AGE_US = 30_000_000
 #: What a guard lets pass: clocks drift by up to 1 %, and steps below a second are within what a quarantine is longer.
 _DRIFT, _SLACK_US = 0.01, 1_000_000

@@ -1,4 +1,4 @@
-"""The invariants of leases: who may hold, who was granted, and when (DESIGN section 12)."""
+"""The invariants of leases: who may hold, who was granted, and when."""
 
 from __future__ import annotations
 

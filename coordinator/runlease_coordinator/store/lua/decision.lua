@@ -1,4 +1,4 @@
--- The resume decision (DESIGN section 4's table, rows top down), pure: no call, no clock of its own.
+-- The resume decision (the table of README's Resume), pure: no call, no clock of its own.
 -- run: nil where absent, else {deleted=, ['end']=, expiry=, avail=} with times in microseconds; mode: never, allow,
 -- must or auto; now: store time; waiting: whether others wait for the run. Returns one word:
 --   DELETED EXISTS HELD LOCK_DELAY QUEUED NOT_FOUND CREATE RESUME
