@@ -345,7 +345,7 @@ class Renewer:
 def _tell(path: str, state: LeaseState, fence: int) -> None:
     if state is LeaseState.SUSPENDED:
         log.warning(
-            "runlease: the lease of %s is suspended: the coordinator has not answered; training goes on, metrics wait",
+            "runlease: the lease of %s is suspended: no renewal got through; training goes on, metrics wait",
             path,
         )
     else:
