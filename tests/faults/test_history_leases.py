@@ -175,6 +175,15 @@ def test_a_lease_that_came_back_as_only_the_audit_log_tells() -> None:
     assert [*leases.register(History(calls=[*calls, renew(10, 16, 17)]), {RUN: came_back}, STRICT)]
 
 
+def test_a_break_that_the_store_lost_leaves_its_holder_where_it_was() -> None:
+    broken = [grant(10, 0, 1), call("break", 2, 3, fence=10, fence_=15, force=True), grant(20, 3, 4), renew(20, 4, 5)]
+    confirmed = [*broken, renew(10, 6, 7), renew(20, 8, 9)]
+    assert [*leases.register(History(calls=confirmed), {}, STRICT)]
+    assert not [*leases.register(History(calls=confirmed), {}, replace(STRICT, lossy=True))]
+    not_broken = [one for one in confirmed if one.method != "break"]
+    assert [*leases.register(History(calls=not_broken), {}, replace(STRICT, lossy=True))]
+
+
 def test_a_clock_set_forward_may_end_a_lease_that_much_earlier() -> None:
     calls = [grant(10, 0, 1), grant(20, 2, 5.6)]
     assert not explains(calls)

@@ -91,6 +91,23 @@ def test_who_is_not_held_gets_the_lease_back_behind_the_quarantine_under_a_new_f
     assert caught.value.reason == "LEASE_ENDED"
 
 
+def test_a_forced_break_that_is_lost_leaves_its_holder_until_the_newer_one_renews(
+    live: LiveStore, project: str, losses: Losses
+) -> None:
+    first = live.acquire(project, nonce="n1")
+    losses.keep()
+    live.run(live.leases.break_lease(project, "r", first.fence, force=True, reason="why", by="who"))
+    second = live.acquire(project, nonce="n2")
+    losses.lose()
+    losses.confirm(first, "n1")
+    assert append(live, project, first.fence, points_entry(1, [(0, 1.0)])) == Appended(1)
+    losses.confirm(second, "n2")
+    with pytest.raises(Stale):
+        losses.renew(first.fence)
+    with pytest.raises(Stale):
+        append(live, project, first.fence, points_entry(2, [(1, 1.0)]))
+
+
 def test_an_earlier_fence_counts_from_the_attempts_own_on(live: LiveStore, project: str, losses: Losses) -> None:
     first = live.acquire(project).fence
     losses.fail_over()

@@ -9,7 +9,7 @@ from itertools import combinations
 
 from tests.faults.history.final import FinalRun
 from tests.faults.history.records import NEVER, Belief, Call, History
-from tests.faults.history.register import Rules, is_linearizable, operations_of, shrink
+from tests.faults.history.register import Rules, is_linearizable, operations_of, shrink, without_lost_breaks
 from tests.faults.history.reinstated import NOTHING, Leases
 
 #: A place in a queue lives this long behind its last refresh (10 s), less what a call may take to refresh it.
@@ -104,6 +104,8 @@ def register(history: History, final: Mapping[str, FinalRun], rules: Rules) -> I
         state = final.get(run, FinalRun())
         calls = [call for call in history.calls if call.run == run]
         ops = operations_of(calls, state.granted, leases)
+        if rules.lossy:
+            ops = without_lost_breaks(ops)
         if not is_linearizable(ops, rules):
             lines = tuple(op.call for op in shrink(ops, rules))
             yield Violation("I5", f"no order of these explains what was answered about {run}", lines)

@@ -175,6 +175,20 @@ def _doubt(op: Operation) -> Operation:
     return replace(op, ended=NEVER, until=-NEVER, certain=False)
 
 
+def without_lost_breaks(operations: Iterable[Operation]) -> list[Operation]:
+    """Leave out the renewals of leases that were to be ended by force: a store that loses that promises nothing.
+
+    Their holders, who have not been told, confirm them, also beside the grant behind the break, if that is lost, too
+    (`lost-break` in tests/model/README.md).
+    """
+    ops = list(operations)
+    broken: dict[int, float] = {}
+    for op in ops:
+        if op.kind == "break":
+            broken[op.fence] = min(op.began, broken.get(op.fence, NEVER))
+    return [op for op in ops if op.kind != "renew" or op.ended < broken.get(op.fence, NEVER)]
+
+
 def operations_of(calls: Iterable[Call], audited: Iterable[int] = (), leases: Leases | None = None) -> list[Operation]:
     """Return what a run's calls did or may have done to its register.
 
