@@ -21,6 +21,7 @@ class ReplicaSet:
         """Start them, opened for leases of up to so many seconds; ``variant``: of all coordinators."""
         self._stack = contextlib.ExitStack()
         self._links: dict[Node, Proxy] = {}
+        self._leaders: dict[Node, Node] = {}
         self._flags = ("--data-nodes", str(nodes), "--max-ttl", str(max_ttl_s))
         self._variant = variant
         with self._stack:  # which ends all of it, if not all of it starts
@@ -48,10 +49,17 @@ class ReplicaSet:
         """Let a node follow another one, and be in step."""
         link = self.proxy(leader.address)
         replica.follow(leader, through=link)
-        self._links[replica] = link
+        self._links[replica], self._leaders[replica] = link, leader
 
     def lag(self, replica: Node) -> None:
-        """Let a replica hear nothing of its leader any more, without either seeing that."""
+        """Let a replica hear nothing of its leader any more, without either seeing that; it has all there is by now."""
+        written = int(self._leaders[replica].info("replication")["master_repl_offset"])
+
+        def is_in_step() -> bool:
+            seen = replica.info("replication")
+            return seen["master_link_status"] == "up" and int(seen["slave_repl_offset"]) >= written
+
+        until(is_in_step)  # a WAIT may have been satisfied by the others
         self._links[replica].stall(TO_CLIENT)
 
     def lose(self, replica: Node) -> None:
