@@ -29,6 +29,8 @@ class ReplicaSet:
             for replica in self.nodes[1:]:
                 self.follow(replica, self.nodes[0])
             bootstrap(self.nodes[0].tcp_url, *self._flags, variant=variant)
+            for replica in self.nodes[1:]:
+                self._settle(replica)
             self._stack = self._stack.pop_all()
 
     def serve(self, node: Node, *, address: str | None = None) -> CoordinatorProcess:
@@ -53,14 +55,18 @@ class ReplicaSet:
 
     def lag(self, replica: Node) -> None:
         """Let a replica hear nothing of its leader any more, without either seeing that; it has all there is by now."""
+        self._settle(replica)
+        self._links[replica].stall(TO_CLIENT)
+
+    def _settle(self, replica: Node) -> None:
+        """Wait until a replica has all that its leader has; a WAIT may have been satisfied by the others."""
         written = int(self._leaders[replica].info("replication")["master_repl_offset"])
 
         def is_in_step() -> bool:
             seen = replica.info("replication")
             return seen["master_link_status"] == "up" and int(seen["slave_repl_offset"]) >= written
 
-        until(is_in_step)  # a WAIT may have been satisfied by the others
-        self._links[replica].stall(TO_CLIENT)
+        until(is_in_step)
 
     def lose(self, replica: Node) -> None:
         """Let nothing pass between a replica and its leader any more, either way, without either seeing that."""
