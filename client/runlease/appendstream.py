@@ -73,7 +73,7 @@ class AppendStream:
         except RuntimeError:
             handover.put(_HalfStarted(stub))
             raise
-        except BaseException:
+        except BaseException:  # the thread waits for something in any case
             handover.put(())  # a call without answers
             raise
         handover.put(self._call)

@@ -111,7 +111,7 @@ class LogThread:
         self._end_error = RunleaseError(f"the log of {name} was closed before this was acknowledged")
         self._journal = spool if spool is not None and spool.always else None
         if self._journal is not None:  # so that without one `log` pays nothing for it
-            self.log = self._log_and_write  # type: ignore[method-assign]
+            self.log = self._log_and_write  # type: ignore[method-assign]  # mypy takes methods for fixed
 
         #: Odd while the thread changes the counts, so that `stats` can tell. No lock: a signal handler that
         #: flushes in the middle of a call to `stats` would wait for the thread, and the thread for the lock.

@@ -22,7 +22,7 @@ from typing import Any
 try:
     import fcntl
 except ImportError:  # Windows: without a lock the last of two writers at the same moment wins
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # None stands for: not on this system
 
 log = logging.getLogger("runlease")
 
@@ -153,7 +153,7 @@ class ResumeFile:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, self.path)
-        except BaseException:
+        except BaseException:  # an interrupt, too, leaves nothing half-made
             with contextlib.suppress(OSError):
                 draft.unlink()
             raise

@@ -262,7 +262,7 @@ def _online_run(
     channel = open_channel(address)
     try:
         acquired = Acquirer(request, this, keys, channel, address, metadata).acquire()
-    except BaseException:
+    except BaseException:  # an interrupt, too, closes the channel
         channel.close()
         raise
     grant = acquired.grant

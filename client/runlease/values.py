@@ -178,10 +178,10 @@ def _number(value: object) -> float | None:
         return value  # type: ignore[return-value]  # mypy does not narrow by `type(...) is`
     try:
         if kind is int or isinstance(value, (float, int)):
-            return float(value)  # type: ignore[arg-type]
+            return float(value)  # type: ignore[arg-type]  # mypy knows `value` as object
         if isinstance(value, numbers.Number):  # Decimal is a Number, yet no Real
             imaginary = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
-            return None if imaginary else float(value)  # type: ignore[arg-type]
+            return None if imaginary else float(value)  # type: ignore[arg-type]  # the same
         item = getattr(value, "item", None)
         if not callable(item) or tuple(getattr(value, "shape", ())) != ():
             return None

@@ -115,7 +115,7 @@ class Coordinator:
             store = await self._open_store()
             self._objects = await open_archive(self.settings)
             await self._serve(store)
-        except BaseException:
+        except BaseException:  # a cancelled start, too, leaves nothing behind
             await self.stop(grace_s=0)
             raise
 
@@ -250,7 +250,7 @@ async def connect(url: str, *, replicas: int = 0, replicates_metrics: bool = Fal
     try:
         await store.start()
         await _check_store(store, url)
-    except BaseException as error:
+    except BaseException as error:  # whatever it is, the connections go
         await store.close()
         if isinstance(error, Unavailable):
             message = f"cannot use the store {redact_url(url)}: {error}; {CHECK_URL}"

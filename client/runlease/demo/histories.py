@@ -45,7 +45,7 @@ class Check:
 
 def points(rows: Iterable[Sequence[object]]) -> list[Point]:
     """Name the fields of rows."""
-    return [Point(*row) for row in rows]  # type: ignore[arg-type]
+    return [Point(*row) for row in rows]  # type: ignore[arg-type]  # rows have no types
 
 
 def every_step_once(run: str, shown: Sequence[Point], expected: Mapping[str, range]) -> Check:

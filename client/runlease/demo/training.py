@@ -148,7 +148,7 @@ class Training:
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             with unfinished.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
+                np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's signature has other keywords
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)

@@ -38,7 +38,7 @@ def new_file(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
         os.chmod(name, 0o666 & ~_umask())  # mkstemp's files are for their owner only
         refuse_existing(path, replace)
         os.replace(name, path)
-    except BaseException:
+    except BaseException:  # an interrupt, too, leaves nothing half-made
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise

@@ -166,7 +166,7 @@ class _RunFeed:
             points = sum(self._send(record))
             if not self._stop.is_set():
                 self._seen = _signature(record)
-        except BaseException:
+        except BaseException:  # an interrupt, too, closes it
             self.close()
             raise
         return points

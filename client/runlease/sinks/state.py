@@ -15,7 +15,7 @@ from typing import Any
 try:
     import fcntl
 except ImportError:  # Windows: two sinks of one run and target are not kept apart
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # None stands for: not on this system
 
 _ABOUT = "runlease sink: up to where this run was sent. Delete it to send all of it again."
 
@@ -102,7 +102,7 @@ class StateFile:
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(name, self.path)
-        except BaseException:
+        except BaseException:  # an interrupt, too, leaves nothing half-made
             with contextlib.suppress(OSError):
                 os.unlink(name)
             raise

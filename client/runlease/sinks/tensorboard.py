@@ -33,7 +33,7 @@ class TensorBoard:
         self._logdir = logdir.absolute()
         try:
             import tensorboard.compat.proto.event_pb2
-            import tensorboard.summary.writer.record_writer  # noqa: F401
+            import tensorboard.summary.writer.record_writer  # noqa: F401  # asks only whether it is there
         except ImportError as error:
             raise MissingPackage("tensorboard", error) from error
 

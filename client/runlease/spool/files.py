@@ -21,7 +21,7 @@ from runlease.v1 import metrics_pb2, spool_pb2
 try:
     import fcntl
 except ImportError:  # Windows: nothing tells a live session from one that has ended
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # None stands for: not on this system
 
 #: The folder of all spools in RUNLEASE_DIR.
 FOLDER = "spool"
@@ -98,7 +98,7 @@ class _Appended:
 
     def _undo(self, size: int) -> None:
         try:
-            os.ftruncate(self._fd, size)  # type: ignore[arg-type]
+            os.ftruncate(self._fd, size)  # type: ignore[arg-type]  # a descriptor wherever there was something to undo
         except OSError:  # what follows a torn record would not be read
             self.close()
 
@@ -171,7 +171,7 @@ class SpoolFiles:
             os.replace(new, self.path / SESSION)
             if fcntl is None:
                 fd = os.open(self.path / SESSION, os.O_RDWR | os.O_APPEND)
-        except BaseException:
+        except BaseException:  # an interrupt, too, closes it
             with contextlib.suppress(OSError):
                 os.close(fd)
             raise

@@ -140,7 +140,7 @@ class Compactor:
                 committed += 1
         except (ArchiveError, Unavailable):
             raise
-        except Exception:
+        except Exception:  # a defect must not end the archiving of the other runs
             self._faults[name] = time.monotonic() + _FAULT_PAUSE_S
             log.exception("cannot archive %s/%s; next try in %g s", *name, _FAULT_PAUSE_S)
         return committed

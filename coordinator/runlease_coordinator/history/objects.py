@@ -117,7 +117,7 @@ class LocalObjects:
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(target)
-            except BaseException:
+            except BaseException:  # an interrupt, too, leaves nothing half-made
                 with contextlib.suppress(OSError):
                     temporary.unlink()
                 raise

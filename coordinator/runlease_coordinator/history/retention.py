@@ -36,7 +36,7 @@ class Retention:
                 log.debug("nothing expired: %s", error)
                 await asyncio.sleep(_RETRY_S)
                 continue
-            except Exception:
+            except Exception:  # a defect must not end the look for ever
                 log.exception("cannot look for expired points; next try in %g s", _EVERY_S)
             await asyncio.sleep(_EVERY_S)
 

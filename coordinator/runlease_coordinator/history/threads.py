@@ -38,7 +38,7 @@ class Threads:
             result, error = None, None
             try:
                 result = call(*args, **kwargs)
-            except BaseException as raised:
+            except BaseException as raised:  # told to the caller, whatever it is
                 error = raised
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(settle, result, error)

@@ -218,7 +218,7 @@ class EmbeddedStore:
                 f"a server ({who}) still uses data directory {self.data_dir} and could not be ended; "
                 f"end it yourself (`fuser {lock.path}` finds it) or give --data-dir another directory"
             )
-        except BaseException:
+        except BaseException:  # a cancelled start, too, frees the lock
             lock.close()
             raise
 

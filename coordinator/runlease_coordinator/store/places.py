@@ -134,7 +134,7 @@ class Primary:
             # A server that was just promoted, or is demoted while it restarts, may not know of it yet.
             if b"role:master" not in await command(connection, "INFO", "replication"):
                 raise RedisConnectionError(f"{host}:{port}, which the Sentinels name, is not a primary (yet)")
-        except BaseException:
+        except BaseException:  # cancelled, too
             await connection.disconnect(nowait=True)
             raise
         return connection

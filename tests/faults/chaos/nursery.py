@@ -28,7 +28,7 @@ def main() -> None:
         _become(Path(wish["folder"], f"{wish['name']}.err"))
         try:
             trainer.main(wish)
-        except BaseException:
+        except BaseException:  # a forked child has no other way to end
             traceback.print_exc()
             os._exit(1)
         os._exit(0)

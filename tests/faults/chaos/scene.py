@@ -156,7 +156,7 @@ class Scene:
             environment = self.site.coordinators[0].env | {"RUNLEASE_SILENT": "1"}
             self.nursery = Nursery(environment | {"RUNLEASE_DIR": str(folder / "spools")}, variant)
             self._stack.callback(self.nursery.close)
-        except BaseException:
+        except BaseException:  # an interrupt, too, leaves nothing half-made
             self._stack.close()
             raise
 

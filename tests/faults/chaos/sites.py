@@ -82,7 +82,7 @@ class Site:
         self._making = threading.Lock()
         try:
             self.start(random)
-        except BaseException:
+        except BaseException:  # an interrupt, too, leaves nothing half-made
             self.stack.close()
             raise
 

@@ -68,7 +68,7 @@ def _record_calls(recorder: Recorder) -> None:
         recorder.write("answer", i=number, s="ok", **_answer(response))
         return response
 
-    Caller.once = once  # type: ignore[method-assign,assignment]
+    Caller.once = once  # type: ignore[method-assign,assignment]  # recording replaces methods
 
 
 def _question(request: Any) -> dict[str, Any] | None:
@@ -133,8 +133,8 @@ def _record_streams(recorder: Recorder) -> None:
         recorder.write("send", i=self.number, seq=entry.seq, k=kind, points=points, barrier=entry.barrier)
         real_send(self, request)
 
-    AppendStream.__init__ = init  # type: ignore[method-assign]
-    AppendStream.send = send  # type: ignore[method-assign]
+    AppendStream.__init__ = init  # type: ignore[method-assign]  # the same
+    AppendStream.send = send  # type: ignore[method-assign]  # the same
 
 
 def _record_beliefs(recorder: Recorder) -> None:
@@ -143,12 +143,12 @@ def _record_beliefs(recorder: Recorder) -> None:
     def init(
         self: Lease, project: str, run_id: str, fence: int, machine: LeaseMachine, *more: Any, **named: Any
     ) -> None:
-        machine.believes_in = (f"{project}/{run_id}", fence)  # type: ignore[attr-defined]
+        machine.believes_in = (f"{project}/{run_id}", fence)  # type: ignore[attr-defined]  # a field that only the recorder has
         _believe(recorder, machine, machine.deadline)
         real_init(self, project, run_id, fence, machine, *more, **named)
 
-    Lease.__init__ = init  # type: ignore[method-assign,assignment]
-    LeaseMachine.deadline = property(  # type: ignore[assignment]
+    Lease.__init__ = init  # type: ignore[method-assign,assignment]  # as above
+    LeaseMachine.deadline = property(  # type: ignore[assignment]  # as above
         lambda self: self.__dict__["deadline"],
         lambda self, until: (_believe(recorder, self, until), self.__dict__.__setitem__("deadline", until)),
     )
